@@ -1,0 +1,162 @@
+"""Every field there is, with its unit and constraint. The other configs override this one.
+
+Change a field on the command line with --config.FIELD=VALUE, for example
+--config.pretrain.horizon.steps=100 (all methods) or
+--config.methods.slm_pn.pretrain.optimizer.learning_rate=3e-3 (one method).
+"""
+
+from ml_collections import ConfigDict
+
+
+def linked(original: ConfigDict) -> ConfigDict:
+  """Returns a copy whose fields follow the original's until they are set themselves."""
+  copy = ConfigDict()
+  for key in original:
+    value = original[key]
+    copy[key] = linked(value) if isinstance(value, ConfigDict) else original.get_oneway_ref(key)
+  return copy
+
+
+def size(d_model: int, n_layers: int, n_heads: int, d_mlp: int) -> ConfigDict:
+  """One transformer. Widths are multiples of 256, so that the exported model quantizes."""
+  return ConfigDict(
+    dict(
+      d_model=d_model,  # features; even multiple of n_heads
+      n_layers=n_layers,
+      n_heads=n_heads,  # query heads
+      n_kv_heads=n_heads,  # key and value heads; divides n_heads (fewer: grouped-query attention)
+      d_mlp=d_mlp,  # hidden units of the gated MLP (three kernels; two thirds of an ungated one's)
+      rope_theta=10_000.0,  # base of the rotary embedding's wavelengths
+      norm_epsilon=1e-5,  # added to the mean square in RMSNorm
+      tie_embeddings=True,  # the output layer is the embedding table
+    )
+  )
+
+
+def method(
+  config: ConfigDict,
+  *,
+  family: str = "dense",
+  strategy: str = "generic",
+  clusters: int = 1,
+  groups: int = 1,
+  **options: int | float | str,
+) -> ConfigDict:
+  """A row of the study: family x data strategy x objective x size."""
+  row = ConfigDict(
+    dict(
+      family=family,  # dense | mixture | projected
+      options=options,  # of the family; its file in specialization/models/ says which there are
+      strategy=strategy,  # generic | clustered (drawn as generic text falls) | balanced (each once)
+      clusters=clusters,  # 1, or a level of clusters.levels: one expert for each
+      objective="next_token",
+      size="slm",  # which of config.sizes
+      pretrain=linked(config.pretrain),
+    )
+  )
+  row.pretrain.groups = groups
+  return row
+
+
+def train(steps: int, learning_rate: float) -> ConfigDict:
+  """One training phase."""
+  return ConfigDict(
+    dict(
+      batch_rows=32,  # rows of sequence_length tokens per step, over all devices
+      groups=1,  # groups of rows with one cluster each; divides batch_rows
+      horizon=dict(  # exactly one of the first four is not 0
+        steps=steps,
+        tokens=0.0,
+        flops=0.0,  # model FLOPs: matrix products forward and backward, nothing recomputed
+        device_hours=0.0,  # needs sustained_flops, so that a resumed run ends at the same step
+        sustained_flops=0.0,  # FLOP/s of one device in training, as `doctor` measures it
+      ),
+      optimizer=dict(
+        name="adamw",  # adamw | muon (kernels by muon, everything else by adamw)
+        learning_rate=learning_rate,  # peak
+        schedule="cosine",  # constant | cosine | wsd (warm-up, stable, linear decay)
+        warmup_share=0.05,  # of the horizon, linear from 0
+        cooldown_share=0.2,  # of the horizon; wsd only
+        final_share=0.1,  # of the peak, reached at the end of cosine and wsd
+        b1=0.9,
+        b2=0.95,
+        epsilon=1e-8,
+        weight_decay=0.1,  # times the learning rate, times the factor of the first match below
+        clip_norm=1.0,  # of the gradient's global norm; 0: never clip
+        decay=((".*(kernel|basis)", 1.0), (".*", 0.0)),  # (pattern of parameter names, factor)
+        learning_rates=((".*", 1.0),),  # (pattern, factor); 0 freezes
+      ),
+      log_every=10,  # steps
+      checkpoint_every=200,  # steps; a killed run repeats at most these
+    )
+  )
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  config.name = "base"
+  config.seed = 0  # of initialization, data order and clustering
+  config.sequence_length = 256  # tokens that a row predicts
+  # Devices per mesh axis, -1 (once): what is left. Their product is the number of devices.
+  config.mesh = dict(expert=1, data=-1, fsdp=1, model=1)
+
+  config.data = dict(
+    # Sources are files, folders and globs (.json.gz .jsonl .jsonl.zst .parquet .txt),
+    # hub:NAME[:CONFIG]:SPLIT for a Hugging Face dataset, embedded:PART for the embedded corpus;
+    # FILE?pile_set_name=NAME keeps the Pile's records of one set.
+    # With no validation and test sources, train is split by document: 85% / 5% / 10%.
+    generic=dict(train=("embedded:generic",), validation=(), test=()),
+    domains=dict(),  # name: dict(train=(), validation=(), test=())
+    text_field="text",  # of a JSON record or Parquet row
+    max_bad_share=0.01,  # of records; above it broken input is an error
+    max_document_chars=6000,  # longer documents are cut at paragraph ends
+    max_generic_bytes=0,  # of UTF-8 text read; 0: all
+    max_domain_bytes=0,  # per domain and split; 0: all
+    max_evaluation_tokens=0,  # of each validation and test set; 0: all
+    workers=2,  # processes that read and tokenize; 0: in this process
+  )
+  config.tokenizer = dict(
+    vocab_size=4096,  # byte-level BPE entries, end-of-document token included
+    train_bytes=20_000_000,  # of generic text that it is trained on
+  )
+  config.clusters = dict(
+    embedder="tfidf",  # TF-IDF and truncated SVD
+    dimensions=64,  # of a document's embedding
+    features=20_000,  # of TF-IDF: most frequent words
+    fit_documents=10_000,  # that the embedder and k-means are fitted on
+    levels=(4, 16, 64),  # numbers of clusters, ascending; coarse clusters are unions of fine ones
+    iterations=25,  # of Lloyd's algorithm, at most
+  )
+
+  config.sizes = dict(slm=size(d_model=256, n_layers=4, n_heads=4, d_mlp=768))
+  config.compute = dict(
+    dtype="float32",  # of activations and matrix products; parameters are float32 always
+    remat="none",  # none | dots (keep matrix products) | full (keep layer inputs)
+    scan_unroll=1,  # layers per iteration; all layers on CPU, 1 where compile time counts
+    attention="reference",  # reference | blocked (skips blocks above the diagonal)
+    attention_block=128,  # positions; divides sequence_length
+    microbatches=1,  # gradient accumulation; divides the rows of each group
+  )
+  config.pretrain = train(steps=1000, learning_rate=2e-3)
+  config.methods = ConfigDict()  # name: method(config, ...)
+
+  config.specialize = dict(
+    domain_tokens=(100_000,),  # one specialization for each, of at most so many training tokens
+    choose="most_frequent",  # expert: most_frequent | lowest_loss | histogram
+    choose_tokens=20_000,  # of the domain's training text, for lowest_loss
+    replay=0.01,  # share of generic rows in the fine-tuning batches; 0 switches it off
+    # The paper's recipe, first row whose tokens suffice (0: any): (domain tokens at most,
+    # factor of the learning rate, steps at most).
+    recipe=((1_000_000, 1 / 3, 2_000), (8_000_000, 1.0, 4_000), (0, 1.0, 30_000)),
+    evaluate_every=50,  # steps between looks at the validation loss
+    patience=3,  # looks without improvement, then stop and keep the best
+    train=train(steps=30_000, learning_rate=1e-3),
+  )
+  config.specialize.train.optimizer.schedule = "constant"
+  config.evaluation_rows = 32  # rows per evaluation batch
+  config.compilation_cache = "~/.cache/specialization/jax"  # folder; "": none
+  config.metrics = dict(
+    tensorboard=True,  # event files beside the JSON lines
+    wandb_project="",  # "": no wandb
+  )
+  return config

@@ -1,0 +1,83 @@
+"""Artifacts: folders that appear whole or not at all, and that know what they were made from."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from specialization.errors import UserError
+
+_RECORD = "made_from.json"
+
+
+def fingerprint(made_from: Mapping[str, Any]) -> str:
+  """Returns 16 hex digits that identify a JSON-able description."""
+  text = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns {"a.b": value} for nested mappings."""
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat |= flatten(value, f"{prefix}{key}.")
+    else:
+      flat[f"{prefix}{key}"] = value
+  return flat
+
+
+def made_from(path: Path) -> dict[str, Any]:
+  """Returns what the artifact at `path` was made from, without its hash."""
+  record = json.loads((path / _RECORD).read_text())
+  return record["made_from"]
+
+
+def exists(path: Path, wanted: Mapping[str, Any]) -> bool:
+  """Whether the artifact is there, made from exactly `wanted`.
+
+  Raises:
+    UserError: it is there but was made from something else; names the first field that differs.
+  """
+  if not (path / _RECORD).exists():
+    return False
+  found = made_from(path)
+  wanted = json.loads(json.dumps(wanted))
+  if found == wanted:
+    return True
+  old, new = flatten(found), flatten(wanted)
+  key = next(k for k in sorted(old | new) if old.get(k, "absent") != new.get(k, "absent"))
+  raise UserError(
+    f"{path} ({fingerprint(found)}) was made with {key}={old.get(key, 'absent')!r}, but this run"
+    f" ({fingerprint(wanted)}) has {key}={new.get(key, 'absent')!r}: choose another --workdir,"
+    " restore the old value, or delete that folder."
+  )
+
+
+@contextlib.contextmanager
+def create(path: Path, wanted: Mapping[str, Any]) -> Iterator[Path]:
+  """Yields a temporary folder that becomes `path` if the body succeeds and vanishes if not."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+  try:
+    yield folder
+    record = {"hash": fingerprint(wanted), "made_from": wanted}
+    (folder / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
+    os.chmod(folder, 0o755)
+    os.rename(folder, path)
+  except BaseException:
+    shutil.rmtree(folder, ignore_errors=True)
+    raise
+
+
+def write_text(path: Path, text: str) -> None:
+  """Replaces a file in one step, so that a reader never sees half of it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  temporary.write_text(text)
+  os.replace(temporary, path)
