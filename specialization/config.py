@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from specialization.errors import UserError
@@ -80,9 +80,7 @@ class ModelConfig:
         " embedding needs an even head size."
       )
     if self.n_heads % self.n_kv_heads:
-      raise UserError(
-        f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.n_kv_heads}."
-      )
+      raise UserError(f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.n_kv_heads}.")
 
   @property
   def head_dim(self) -> int:
@@ -247,7 +245,14 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     raise UserError(f"{name}={value!r} is unknown{_nearest(value, choices)}.")
 
 
-def _nearest(word: str, known: typing.Iterable[str]) -> str:
+def known_key(where: str, key: str, known: Iterable[str]) -> None:
+  """Raises UserError, naming the nearest key, unless a group of fields has this one."""
+  known = tuple(known)
+  if key not in known:
+    raise UserError(f"{where} has no field {key!r}{_nearest(key, known)}.")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
   known = tuple(known)
   match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
   return f": did you mean {match[0]!r}?" if match else f": choose one of {', '.join(known)}"
@@ -266,8 +271,7 @@ def parse(cls: type[T], tree: Mapping[str, Any], where: str = "config") -> T:
   """
   hints = typing.get_type_hints(cls)
   for key in tree:
-    if key not in hints:
-      raise UserError(f"{where} has no field {key!r}{_nearest(key, hints)}.")
+    known_key(where, key, hints)
   if missing := [key for key in hints if key not in tree]:
     raise UserError(f"{where}.{missing[0]} is not set: give it a value (see configs/base.py).")
   return cls(**{key: _value(hints[key], tree[key], f"{where}.{key}") for key in hints})

@@ -1,0 +1,53 @@
+"""Three methods on the embedded corpus: text that is installed with this project.
+
+  bash launch/quickstart.sh
+
+Minutes on two CPU cores; README.md shows the table that comes out.
+"""
+
+import base
+
+
+def get_config(variant: str = ""):
+  config = base.get_config()
+  config.name = "quickstart"
+  config.data.domains = {
+    name: dict(train=(f"embedded:{name}",), validation=(), test=()) for name in DOMAINS
+  }
+  config.data.max_generic_bytes = 24_000_000
+  config.data.max_domain_bytes = 2_000_000
+  config.data.max_evaluation_tokens = 40_000
+  config.tokenizer.train_bytes = 8_000_000
+  config.clusters.levels = (8, 32)
+  config.sizes.slm = base.size(d_model=256, n_layers=2, n_heads=4, d_mlp=768)
+  config.compute.scan_unroll = 2
+  config.compute.attention = "blocked"
+  config.compute.attention_block = 64
+  config.pretrain.batch_rows = 16
+  config.pretrain.horizon.steps = 200
+  config.methods.slm = base.method(config)
+  config.methods.slm_mix = base.method(
+    config, family="mixture", strategy="balanced", clusters=8, groups=8
+  )
+  config.methods.slm_pn = base.method(
+    config,
+    family="projected",
+    strategy="clustered",
+    clusters=8,
+    groups=8,
+    rank=8,
+    code=8,
+    spread=0.3,
+  )
+  config.specialize.domain_tokens = (100_000,)
+  config.specialize.train.batch_rows = 16
+  if variant == "smoke":
+    smoke(config)
+  return config
+
+
+DOMAINS = ("sklearn", "matplotlib", "asyncio")
+
+
+def smoke(config) -> None:
+  """Everything at its smallest: seconds, for tests."""

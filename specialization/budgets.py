@@ -1,0 +1,115 @@
+"""The four budgets in numbers: parameters, FLOPs, tokens, device-hours, and the ledger that books them.
+
+Pure Python. Model FLOPs are the matrix products' multiplications and additions, attention counted
+over all pairs of positions (PaLM, arXiv 2204.02311, appendix B), the backward pass as twice the
+forward one, recomputation not counted.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+from specialization.config import HorizonConfig, ModelConfig
+from specialization.errors import UserError
+
+BOOKS = ("generic", "specialization", "inference", "data")
+
+# Dense bfloat16 FLOP/s of one device as jax names it, from the makers' data sheets. An unknown
+# device has no MFU, rather than one against the wrong peak.
+PEAK_FLOPS = {
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5": 459e12,
+  "TPU v6 lite": 918e12,
+  "NVIDIA A100-SXM4-40GB": 312e12,
+  "NVIDIA A100-SXM4-80GB": 312e12,
+  "NVIDIA H100 80GB HBM3": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+def mlp_parameters(model: ModelConfig) -> int:
+  """Parameters of one layer's MLP kernels: gate, up and down."""
+  return 3 * model.d_model * model.d_mlp
+
+
+def attention_parameters(model: ModelConfig) -> int:
+  """Parameters of one layer's attention kernels: query, key, value and output."""
+  return 2 * model.d_model * (model.n_heads + model.n_kv_heads) * model.head_dim
+
+
+def parameters(model: ModelConfig, vocab_size: int) -> int:
+  """Parameters of one transformer, embeddings and norms included."""
+  layer = mlp_parameters(model) + attention_parameters(model) + 2 * model.d_model
+  tables = 1 if model.tie_embeddings else 2
+  return model.n_layers * layer + model.d_model + tables * vocab_size * model.d_model
+
+
+def forward_flops_per_token(model: ModelConfig, vocab_size: int, length: int) -> int:
+  """Model FLOPs of a forward pass per token of a row of `length` tokens."""
+  layer = 2 * (mlp_parameters(model) + attention_parameters(model)) + 4 * length * model.d_model
+  return model.n_layers * layer + 2 * model.d_model * vocab_size
+
+
+def train_flops_per_token(model: ModelConfig, vocab_size: int, length: int) -> int:
+  """Model FLOPs of a forward and backward pass per token."""
+  return 3 * forward_flops_per_token(model, vocab_size, length)
+
+
+def steps(horizon: HorizonConfig, tokens_per_step: int, flops_per_step: float) -> int:
+  """Returns the number of whole steps that the horizon pays for.
+
+  Device-hours count every device, so more of them spend a budget sooner and not on more steps.
+
+  Raises:
+    UserError: it pays for none.
+  """
+  flops = horizon.flops + horizon.device_hours * 3600 * horizon.sustained_flops
+  count = horizon.steps or math.floor(horizon.tokens / tokens_per_step + flops / flops_per_step)
+  if count < 1:
+    raise UserError(
+      f"The horizon is too small for one step of {tokens_per_step:,} tokens and"
+      f" {flops_per_step:.3g} FLOPs: raise it or make the batch smaller."
+    )
+  return count
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """What one phase spent, booked to one of BOOKS."""
+
+  book: str
+  phase: str
+  tokens: int
+  flops: float
+  seconds: float
+  device_hours: float
+
+
+def entry(
+  book: str, phase: str, tokens: int = 0, flops: float = 0.0, seconds: float = 0.0, devices: int = 1
+) -> Entry:
+  """Books seconds of wall-clock time on so many devices."""
+  assert book in BOOKS, book
+  return Entry(book, phase, tokens, flops, seconds, seconds * devices / 3600)
+
+
+def total(entries: Iterable[Entry], books: Sequence[str] = BOOKS) -> Entry:
+  """Adds up the entries of some books."""
+  chosen = [e for e in entries if e.book in books]
+  return Entry(
+    "+".join(books),
+    "total",
+    sum(e.tokens for e in chosen),
+    sum(e.flops for e in chosen),
+    sum(e.seconds for e in chosen),
+    sum(e.device_hours for e in chosen),
+  )
+
+
+def readable(number: float) -> str:
+  """Returns 1.23k, 4.56M, 7.89G, ..."""
+  for power, letter in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+    if abs(number) >= 10**power:
+      return f"{number / 10**power:.3g}{letter}"
+  return f"{number:.3g}"

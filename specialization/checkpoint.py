@@ -1,0 +1,130 @@
+"""Checkpoints: Orbax behind one small class, with sentences for what goes wrong."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from specialization.errors import UserError
+from specialization.train.state import TrainState
+
+
+class Checkpoints:
+  """The checkpoints of one training phase, written in the background.
+
+  Each holds the items `params`, `optimizer` (with the step) and `metadata` (JSON), and appears under
+  its final name only when whole. Kept are the newest and, where a validation loss is given on
+  saving, the one with the lowest.
+  """
+
+  def __init__(self, folder: Path):
+    self._folder = folder.absolute()
+    lowest = policies.BestN(
+      get_metric_fn=_validation, reverse=True, n=1, keep_checkpoints_without_metrics=False
+    )
+    keep = [policies.LatestN(1), lowest]
+    self._manager = ocp.CheckpointManager(
+      self._folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(keep),
+        best_fn=_validation,
+        best_mode="min",
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
+      ),
+      item_names=("params", "optimizer", "metadata"),
+    )
+
+  def latest(self) -> int | None:
+    """Returns the newest complete checkpoint's step."""
+    return self._manager.latest_step()
+
+  def best(self) -> int | None:
+    """Returns the step with the lowest validation loss, the newest if none was given."""
+    best = self._manager.best_step()
+    return self.latest() if best is None else best
+
+  def save(
+    self, step: int, state: TrainState, metadata: dict[str, Any], validation: float | None = None
+  ) -> None:
+    """Copies the state to host memory and returns; writing goes on in the background.
+
+    Raises:
+      UserError: the disk has no room for it, or had none for the one before.
+    """
+    self._check_room(step, state)
+    with self._explained(step):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(state.params),
+          optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+          metadata=ocp.args.JsonSave(metadata),
+        ),
+        metrics=None if validation is None else {"validation": validation},
+        force=True,
+      )
+
+  def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the state on the mesh that `like` names, and the metadata."""
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(like.params),
+        optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
+        metadata=ocp.args.JsonRestore(),
+      ),
+    )
+    optimizer = restored["optimizer"]
+    state = TrainState(optimizer["step"], restored["params"], optimizer["opt_state"])
+    return state, restored["metadata"]
+
+  def restore_params(self, step: int, like: Any) -> Any:
+    """Returns the parameters alone, on the mesh that `like` names."""
+    args = ocp.args.Composite(params=ocp.args.StandardRestore(like))
+    return self._manager.restore(step, args=args)["params"]
+
+  def wait(self) -> None:
+    """Returns when all is on disk.
+
+    Raises:
+      UserError: something could not be written.
+    """
+    with self._explained(self.latest() or 0):
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    self.wait()
+    self._manager.close()
+
+  def _check_room(self, step: int, state: TrainState) -> None:
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(self._folder).free
+    if free < size:
+      raise UserError(
+        f"The disk of {self._folder} has {free / 1e6:.0f} MB free, but the checkpoint of step {step}"
+        f" takes up to {size / 1e6:.0f} MB: free some room and run again, it goes on from step"
+        f" {self.latest() or 0}."
+      )
+
+  @contextlib.contextmanager
+  def _explained(self, step: int) -> Iterator[None]:
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      text = str(error)
+      if any(sign in text for sign in ("No space left", "File too large", "quota", "ENOSPC")):
+        raise UserError(
+          f"The disk of {self._folder} was full while a checkpoint was written (step {step}):"
+          " free some room and run again, it goes on from the last complete one."
+        ) from error
+      raise
+
+
+def _validation(metrics: dict[str, float]) -> float:
+  return metrics["validation"]

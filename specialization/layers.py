@@ -1,0 +1,154 @@
+"""Layers of the transformer; each parameter is declared with its logical axes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from specialization.config import ComputeConfig, ModelConfig
+from specialization.sharding import LogicalAxes, constrain
+
+Initializer = Callable[..., Array]
+
+
+def scaled_normal(fan_in: int) -> Initializer:
+  """Normal with variance 1 / fan_in, which keeps the scale of activations."""
+  return nn.initializers.normal(fan_in**-0.5)
+
+
+def parameter(
+  module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], axes: LogicalAxes
+) -> Array:
+  """Declares a float32 parameter with its logical axes; returns its plain array."""
+  return module.param(name, nn.with_logical_partitioning(initializer, axes), shape, jnp.float32)
+
+
+class Linear(nn.Module):
+  """y = x @ kernel, without bias."""
+
+  features: int
+  axes: tuple[str, str]
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+    shape = (x.shape[-1], self.features)
+    kernel = parameter(self, "kernel", scaled_normal(x.shape[-1]), shape, self.axes)
+    return x @ kernel.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+  """x / sqrt(mean(x^2) + epsilon) * scale, computed in float32."""
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],), ("norm",))
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+    return (wide * inverse * scale).astype(x.dtype)
+
+
+def rotate(x: Float[Array, "b h t k"], theta: float) -> Float[Array, "b h t k"]:
+  """Rotary position embedding (arXiv 2104.09864), halves convention, as in Llama on HF."""
+  half = x.shape[-1] // 2
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = jnp.arange(x.shape[-2], dtype=jnp.float32)[:, None] * frequency
+  cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+  first, second = x[..., :half], x[..., half:]
+  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def causal_attention(
+  query: Float[Array, "b h t k"],
+  key: Float[Array, "b h s k"],
+  value: Float[Array, "b h s k"],
+) -> Float[Array, "b h t k"]:
+  """softmax(q k^T / sqrt(k)) v; the last query sees all keys. Softmax in float32."""
+  t, s = query.shape[-2], key.shape[-2]
+  scores = jnp.einsum("bhtk,bhsk->bhts", query * query.shape[-1] ** -0.5, key)
+  visible = jnp.arange(s) <= jnp.arange(s - t, s)[:, None]
+  scores = jnp.where(visible, scores.astype(jnp.float32), -1e30)
+  return jnp.einsum("bhts,bhsk->bhtk", jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
+
+
+def blocked_causal_attention(
+  query: Float[Array, "b h t k"],
+  key: Float[Array, "b h t k"],
+  value: Float[Array, "b h t k"],
+  block: int,
+) -> Float[Array, "b h t k"]:
+  """The same, in blocks of queries that do not look at the keys after them."""
+  ends = range(block, query.shape[-2] + 1, block)
+  return jnp.concatenate(
+    [
+      causal_attention(query[..., end - block : end, :], key[..., :end, :], value[..., :end, :])
+      for end in ends
+    ],
+    axis=-2,
+  )
+
+
+class Attention(nn.Module):
+  """Grouped-query causal self-attention with rotary positions."""
+
+  config: ModelConfig
+  compute: ComputeConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    c, dtype = self.config, x.dtype
+    b, t, d = x.shape
+
+    def heads(name: str, count: int) -> Float[Array, "b n t k"]:
+      y = Linear(count * c.head_dim, ("embed", "heads"), dtype, name=name)(x)
+      y = constrain(y, "batch", "length", "heads")
+      return y.reshape(b, t, count, c.head_dim).swapaxes(1, 2)
+
+    query = rotate(heads("query", c.n_heads), c.rope_theta)
+    key = rotate(heads("key", c.n_kv_heads), c.rope_theta)
+    value = heads("value", c.n_kv_heads)
+    if c.n_kv_heads != c.n_heads:
+      key, value = (jnp.repeat(y, c.n_heads // c.n_kv_heads, axis=1) for y in (key, value))
+    if self.compute.attention == "blocked" and t % self.compute.attention_block == 0:
+      mixed = blocked_causal_attention(query, key, value, self.compute.attention_block)
+    else:
+      mixed = causal_attention(query, key, value)
+    mixed = constrain(mixed.swapaxes(1, 2).reshape(b, t, d), "batch", "length", "heads")
+    return Linear(d, ("heads", "embed"), dtype, name="output")(mixed)
+
+
+class MLP(nn.Module):
+  """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    f, dtype = self.config.d_mlp, x.dtype
+    gate = Linear(f, ("embed", "mlp"), dtype, name="gate")(x)
+    up = Linear(f, ("embed", "mlp"), dtype, name="up")(x)
+    hidden = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
+    return Linear(x.shape[-1], ("mlp", "embed"), dtype, name="down")(hidden)
+
+
+class Embedding(nn.Module):
+  """A table of one vector per token; `attend` uses it as the output layer."""
+
+  vocab_size: int
+  features: int
+  dtype: Any
+
+  def setup(self) -> None:
+    shape, axes = (self.vocab_size, self.features), ("vocab", "embed")
+    self.table = parameter(self, "table", scaled_normal(self.features), shape, axes)
+
+  def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    return self.table.astype(self.dtype)[tokens]
+
+  def attend(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+    return x @ self.table.astype(self.dtype).T

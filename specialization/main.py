@@ -1,0 +1,144 @@
+"""Command line: python -m specialization VERB --config=FILE[:variant] --workdir=DIR [--config.X=Y]."""
+
+import importlib
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from specialization.config import Config, known_key, one_of, parse
+from specialization.errors import UserError
+
+VERBS = ("run", "prepare", "pretrain", "specialize", "evaluate", "report", "doctor")
+
+USAGE = f"""Small specialized language models under four budgets.
+
+  python -m specialization VERB --config=configs/NAME.py[:variant] --workdir=DIR [--config.FIELD=VALUE]
+
+VERB is one of {", ".join(VERBS)}.
+`run` does all of it and goes on where it stopped; the others do one phase of it."""
+
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+
+
+def _define(values: flags.FlagValues) -> None:
+  config_flags.DEFINE_config_file("config", None, "Config file, with :variant.", flag_values=values)
+  flags.DEFINE_string("workdir", "", "Folder for everything that is made.", flag_values=values)
+  flags.DEFINE_string(
+    "only",
+    "*",
+    "Pattern of the methods or cells (METHOD--DOMAIN--TOKENS) to work on.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "print_config", False, "Print config and budgets, then exit.", flag_values=values
+  )
+  flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=values)
+  flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+
+
+def _load(spec: str, fields: Iterable[str]) -> ConfigDict:
+  """Returns the config of FILE[:variant], after a check that it has these dotted fields."""
+  path, _, variant = spec.partition(":")
+  if not Path(path).is_file():
+    known = [p.as_posix() for p in sorted(Path(path).parent.glob("*.py"))]
+    one_of("--config", path, tuple(known) or ("configs/quickstart.py",))
+  for folder in (Path(path).parent.parent, Path(path).parent):  # So that configs can share code.
+    if str(folder.absolute()) not in sys.path:
+      sys.path.insert(0, str(folder.absolute()))
+  make = runpy.run_path(path)["get_config"]
+  tree: ConfigDict = make(variant) if variant else make()
+  for field in fields:
+    node: Any = tree
+    for depth, key in enumerate(field.split(".")):
+      where = ".".join(["config", *field.split(".")[:depth]])
+      if not isinstance(node, ConfigDict):
+        raise UserError(f"{where} is a value and has no field {key!r}.")
+      known_key(where, key, node.keys())
+      node = node[key]
+  return tree
+
+
+def _parse(arguments: list[str]) -> tuple[str, flags.FlagValues]:
+  values = flags.FlagValues()
+  _define(values)
+  specs = [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+  fields = [a[len("--config.") :].partition("=")[0] for a in arguments if a[:9] == "--config."]
+  for spec in specs:
+    _load(spec, fields)
+  try:
+    rest = values(["specialization", *arguments])[1:]
+  except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+    sentence = str(error.args[0] if error.args else error).strip().replace("\n", " ")
+    raise UserError(f"Wrong flag: {sentence.rstrip('.')}. See --help.") from error
+  if values.help or not rest:
+    print(f"{USAGE}\n\nFlags:\n{values.module_help('specialization.main')}")
+    sys.exit(0 if values.help else 2)
+  one_of("The verb", rest[0], VERBS)
+  if len(rest) > 1:
+    raise UserError(f"Only one verb at a time, not also {' '.join(rest[1:])}: flags begin with --.")
+  return rest[0], values
+
+
+def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config:
+  """Returns the config of FILE[:variant] with some fields set, for notebooks and tests.
+
+  Args:
+    spec: path of a config file, with an optional variant.
+    overrides: {"pretrain.horizon.steps": 100, ...}.
+  """
+  overrides = dict(overrides or {})
+  tree = _load(spec, overrides)
+  tree.update_from_flattened_dict(overrides)
+  return parse(Config, tree.to_dict())
+
+
+def main(arguments: list[str]) -> None:
+  """Runs one verb.
+
+  Raises:
+    UserError: what a person can mend.
+  """
+  verb, values = _parse(arguments)
+  if values.config is None:
+    raise UserError("Which config? Give one, for example --config=configs/quickstart.py.")
+  config = parse(Config, values.config.to_dict())
+  # JAX starts only now, so that mistakes above are told in a moment.
+  phases = importlib.import_module("specialization.phases")
+  if values.print_config:
+    print(phases.describe(config))
+    return
+  if verb != "doctor" and not values.workdir:
+    raise UserError("Where to? Give a folder for everything that is made: --workdir=DIR.")
+  command = "python -m specialization " + " ".join(arguments)
+  phases.run_verb(verb, config, Path(values.workdir).expanduser(), values.only, command)
+
+
+def _use_huge_pages() -> None:
+  """Starts again with huge pages for large arrays: training on a CPU is a quarter faster."""
+  tunables = os.environ.get("GLIBC_TUNABLES", "")
+  if not sys.platform.startswith("linux") or "hugetlb" in tunables:
+    return
+  os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, _HUGE_PAGES)))
+  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def console() -> None:
+  """Entry point: errors of a person are one sentence, and the exit status 2."""
+  _use_huge_pages()
+  try:
+    main(sys.argv[1:])
+  except UserError as error:
+    if "--debug" in sys.argv:
+      traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("Stopped. Run the same command again to go on.", file=sys.stderr)
+    sys.exit(130)

@@ -1,0 +1,122 @@
+"""The mesh, and the one table that says on which of its axes each logical axis lies."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from specialization.config import MeshConfig
+from specialization.errors import UserError
+
+MESH_AXES = ("expert", "data", "fsdp", "model")
+
+# Dimension letters, as in einsum strings and array annotations everywhere:
+#   g groups of rows   b rows of a group   t positions   d features   h query heads   n key heads
+#   k head features   f MLP hidden units   v vocabulary   l layers
+#   c clusters (experts)   m cluster code   r rank of a projected kernel
+RULES: dict[str | None, tuple[str, ...]] = {
+  None: (),
+  # Activations.
+  "group": ("expert",),
+  "batch": ("data", "fsdp"),
+  "length": (),
+  "features": (),
+  # Parameters. An activation's hidden axis has the name of the kernel's that made it.
+  "embed": ("fsdp",),
+  "heads": ("model",),
+  "mlp": ("model",),
+  "vocab": ("model",),
+  "expert": ("expert",),
+  "layers": (),
+  "norm": (),
+  "rank": (),
+  "code": (),
+}
+
+LogicalAxes = tuple[str | None, ...]
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Returns the mesh over all devices; a size of -1 takes what the others leave.
+
+  Raises:
+    UserError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [getattr(config, axis) for axis in MESH_AXES]
+  named = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+  if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+    raise UserError(f"mesh ({named}) must have positive sizes, at most one of them -1.")
+  known = math.prod(size for size in sizes if size != -1)
+  if len(devices) % known or (-1 not in sizes and known != len(devices)):
+    raise UserError(
+      f"mesh ({named}) does not divide the {len(devices)} devices that are there: make the product"
+      " of its sizes equal to that, or set one of them to -1."
+    )
+  shape = [len(devices) // known if size == -1 else size for size in sizes]
+  return Mesh(
+    np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
+  )
+
+
+def spec(axes: LogicalAxes) -> PartitionSpec:
+  """Returns where an array with these logical axes lies on the mesh."""
+  return PartitionSpec(*(RULES[axis] or None for axis in axes))
+
+
+def sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int], name: str) -> NamedSharding:
+  """Returns the sharding of one array.
+
+  Raises:
+    UserError: a dimension does not divide over its mesh axes (XLA would replicate it silently).
+  """
+  for axis, size in zip(axes, shape, strict=True):
+    parts = math.prod(mesh.shape[a] for a in RULES[axis])
+    if size % parts:
+      raise UserError(
+        f"{name} has {size} along {axis!r}, which does not divide over"
+        f" {' x '.join(f'mesh.{a}={mesh.shape[a]}' for a in RULES[axis])}: change one of them."
+      )
+  return NamedSharding(mesh, spec(axes))
+
+
+def shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
+  """Maps `sharding` over a tree of logical axes and one of shapes (ShapeDtypeStruct)."""
+  return jax.tree.map_with_path(
+    lambda path, leaf, a: sharding(mesh, a, leaf.shape, jax.tree_util.keystr(path)), shapes, axes
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """Tells the partitioner where an activation lies, in the mesh set by `jax.set_mesh`.
+
+  Annotating parameters alone leaves activations replicated over fsdp.
+  """
+  if jax.sharding.get_abstract_mesh().size <= 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def describe(mesh: Mesh, axes: Any, shapes: Any) -> str:
+  """Returns a table: parameter, shape, logical axes, mesh axes, bytes per device."""
+  lines, total, whole = [], 0, 0
+  flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
+  flat_axes = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
+  for (path, leaf), names in zip(flat, flat_axes, strict=True):
+    parts = math.prod(mesh.shape[a] for name in names for a in RULES[name])
+    size = leaf.size * leaf.dtype.itemsize
+    total += size
+    whole += size if parts == 1 else 0
+    lines.append(
+      f"{jax.tree_util.keystr(path, simple=True, separator='/'):44} {leaf.shape!s:24}"
+      f" {'x'.join(str(n) for n in names):32} {spec(names)!s:32} {size // parts:>14,}"
+    )
+  share = f"{100 * whole / total:.1f}% of {total:,} bytes lie whole on every device."
+  return "\n".join([*lines, share])

@@ -1,0 +1,159 @@
+"""The training loop: one for every phase and every family."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from specialization import metrics
+from specialization.checkpoint import Checkpoints
+from specialization.train.state import TrainState
+from specialization.train.step import Batch, Step
+
+Look = tuple[int, float]  # step, validation nats per token
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """When the loop does what, in steps.
+
+  Attributes:
+    steps: where it ends.
+    log_every: metrics are written.
+    checkpoint_every: the state is saved.
+    evaluate_every: the validation loss is looked at and the state saved; 0: never.
+    patience: looks without a new lowest loss after which it stops; 0: never.
+  """
+
+  steps: int
+  log_every: int
+  checkpoint_every: int
+  evaluate_every: int = 0
+  patience: int = 0
+
+
+@dataclasses.dataclass
+class Progress:
+  """What a resumed run must know beside the state.
+
+  Attributes:
+    step: steps done.
+    seconds: spent on them, over all runs.
+    looks: validation losses so far.
+  """
+
+  step: int = 0
+  seconds: float = 0.0
+  looks: list[Look] = dataclasses.field(default_factory=list)
+
+
+def exhausted(looks: Sequence[Look], patience: int) -> bool:
+  """Whether the last `patience` looks brought no new lowest loss."""
+  if not patience or len(looks) <= patience:
+    return False
+  losses = [loss for _, loss in looks]
+  return min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def train(
+  name: str,
+  schedule: Schedule,
+  step_fn: Step,
+  state: TrainState,
+  progress: Progress,
+  batches: Iterator[Batch],
+  checkpoints: Checkpoints,
+  writer: metrics.Writer,
+  *,
+  tokens_per_step: int,
+  flops_per_step: float,
+  peak_flops: float | None,
+  metadata: dict[str, Any],
+  evaluate: Callable[[Any], float] | None = None,
+) -> tuple[TrainState, Progress]:
+  """Trains from `progress.step` to the end of the schedule or until validation stops improving.
+
+  Args:
+    name: for the progress bar.
+    schedule: when what happens.
+    step_fn: the compiled step.
+    state: donated to the first step.
+    progress: changed in place.
+    batches: the batch of `progress.step`, then of the next steps.
+    checkpoints: where the state is saved.
+    writer: where metrics go.
+    tokens_per_step: targets in a batch, masked ones included.
+    flops_per_step: model FLOPs of a step.
+    peak_flops: of all devices together, or None if not known: then no MFU is written.
+    metadata: saved with each checkpoint.
+    evaluate: parameters -> validation nats per token.
+
+  Returns:
+    The last state (not the best one: that is in the checkpoints) and the progress.
+  """
+  before, started = progress.seconds, time.monotonic()
+  bar = metrics.progress(
+    schedule.steps * tokens_per_step, name, "tok", progress.step * tokens_per_step
+  )
+  logged = (progress.step, started)
+
+  def log(step: int, measured: dict[str, Any]) -> None:
+    nonlocal logged
+    loss = float(measured["loss"])  # Waits for the step; the next one is already dispatched.
+    bar.set_postfix(step=step, loss=f"{loss:.3f}", refresh=False)
+    bar.update(step * tokens_per_step - bar.n)
+    if not np.isfinite(loss):
+      bar.write(f"{name}: the loss of step {step} is {loss}.")
+    if step % schedule.log_every and step != schedule.steps:
+      return
+    now = time.monotonic()
+    speed = (step - logged[0]) / max(now - logged[1], 1e-9)
+    logged = (step, now)
+    scalars = {key: float(value) for key, value in measured.items() if key != "tokens"}
+    scalars |= {"tokens": step * tokens_per_step, "tokens_per_second": speed * tokens_per_step}
+    if peak_flops:
+      scalars["mfu"] = speed * flops_per_step / peak_flops
+    writer.write(step, scalars)
+
+  def save(validation: float | None = None) -> None:
+    progress.seconds = before + time.monotonic() - started
+    record = metadata | {"progress": dataclasses.asdict(progress)}
+    checkpoints.save(progress.step, state, record, validation)
+
+  # ---------------------------------------------------------------- resume at the very end
+  if progress.step >= schedule.steps or exhausted(progress.looks, schedule.patience):
+    bar.close()
+    return state, progress
+
+  # ---------------------------------------------------------------- the steps
+  pending: tuple[int, dict[str, Any]] | None = None
+  with bar:
+    for batch in batches:
+      state, measured = step_fn(state, batch)
+      progress.step += 1
+      if pending is not None:
+        log(*pending)
+      pending = (progress.step, measured)
+      last = progress.step >= schedule.steps
+
+      if schedule.evaluate_every and (last or progress.step % schedule.evaluate_every == 0):
+        assert evaluate is not None
+        loss = evaluate(state.params)
+        progress.looks.append((progress.step, loss))
+        writer.write(progress.step, {"validation": loss})
+        last = last or exhausted(progress.looks, schedule.patience)
+        save(loss)
+      elif last or progress.step % schedule.checkpoint_every == 0:
+        save()
+      if last:
+        break
+    if pending is not None:
+      log(*pending)
+  # ---------------------------------------------------------------- the end
+  checkpoints.wait()
+  jax.block_until_ready(state.params)
+  progress.seconds = before + time.monotonic() - started
+  return state, progress
