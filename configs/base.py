@@ -62,6 +62,9 @@ def train(steps: int, learning_rate: float) -> ConfigDict:
   """One training phase."""
   return ConfigDict(
     dict(
+      # Where to begin, after an own checkpoint: folder of another run's checkpoints, ...
+      init_state="",  # whose full state is taken
+      init_params="",  # whose parameters alone are taken; "": drawn from the seed
       batch_rows=32,  # rows of sequence_length tokens per step, over all devices
       groups=1,  # groups of rows with one cluster each; divides batch_rows
       horizon=dict(  # exactly one of the first four is not 0

@@ -59,6 +59,23 @@ def exists(path: Path, wanted: Mapping[str, Any]) -> bool:
   )
 
 
+def claim(path: Path, wanted: Mapping[str, Any]) -> str:
+  """Makes a folder that is filled step by step, such as a training run's; returns its hash.
+
+  Raises:
+    UserError: the folder is there and was made from something else.
+  """
+  if not exists(path, wanted):
+    path.mkdir(parents=True, exist_ok=True)
+    _write_record(path, wanted)
+  return fingerprint(wanted)
+
+
+def _write_record(folder: Path, wanted: Mapping[str, Any]) -> None:
+  record = {"hash": fingerprint(wanted), "made_from": wanted}
+  write_text(folder / _RECORD, json.dumps(record, indent=1, sort_keys=True))
+
+
 @contextlib.contextmanager
 def create(path: Path, wanted: Mapping[str, Any]) -> Iterator[Path]:
   """Yields a temporary folder that becomes `path` if the body succeeds and vanishes if not."""
@@ -66,8 +83,7 @@ def create(path: Path, wanted: Mapping[str, Any]) -> Iterator[Path]:
   folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
   try:
     yield folder
-    record = {"hash": fingerprint(wanted), "made_from": wanted}
-    (folder / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
+    _write_record(folder, wanted)
     os.chmod(folder, 0o755)
     os.rename(folder, path)
   except BaseException:

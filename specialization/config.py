@@ -157,12 +157,21 @@ class OptimizerConfig:
 class TrainConfig:
   """One training phase: used to pretrain and to specialize."""
 
+  init_state: str
+  init_params: str
   batch_rows: int
   groups: int
   horizon: HorizonConfig
   optimizer: OptimizerConfig
   log_every: int
   checkpoint_every: int
+
+  def __post_init__(self) -> None:
+    if self.groups < 1 or self.batch_rows % self.groups:
+      raise UserError(
+        f"batch_rows={self.batch_rows} must be a multiple of groups={self.groups}: each group of"
+        " rows has one cluster."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +189,16 @@ class MethodConfig:
   def __post_init__(self) -> None:
     one_of("strategy", self.strategy, ("generic", "clustered", "balanced"))
     one_of("objective", self.objective, ("next_token",))
+    if (self.clusters == 1) != (self.strategy == "generic"):
+      raise UserError(
+        f"strategy={self.strategy!r} does not go with clusters={self.clusters}: generic data has one"
+        " cluster, clustered and balanced data have more."
+      )
+    if self.strategy == "balanced" and self.pretrain.groups != self.clusters:
+      raise UserError(
+        f"strategy='balanced' needs a group for each cluster in every batch: set"
+        f" pretrain.groups={self.pretrain.groups} to clusters={self.clusters}."
+      )
 
 
 @dataclasses.dataclass(frozen=True)

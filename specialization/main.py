@@ -1,6 +1,7 @@
 """Command line: python -m specialization VERB --config=FILE[:variant] --workdir=DIR [--config.X=Y]."""
 
 import importlib
+import logging
 import os
 import runpy
 import sys
@@ -132,6 +133,7 @@ def _use_huge_pages() -> None:
 def console() -> None:
   """Entry point: errors of a person are one sentence, and the exit status 2."""
   _use_huge_pages()
+  logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax is talkative.
   try:
     main(sys.argv[1:])
   except UserError as error:

@@ -21,6 +21,7 @@ def progress(total: int | None, description: str, unit: str, initial: int = 0) -
     dynamic_ncols=terminal,
     mininterval=0.2 if terminal else 10.0,
     maxinterval=10.0,
+    delay=1.0,
     ascii=not terminal,
   )
 

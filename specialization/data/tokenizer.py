@@ -1,0 +1,118 @@
+"""Byte-level BPE that transformers and llama.cpp load unchanged: GPT-2's pre-tokenization."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from specialization import artifact, metrics
+from specialization.config import TokenizerConfig, to_dict
+from specialization.data.documents import Documents
+from specialization.errors import UserError
+
+END_OF_DOCUMENT = "<|endoftext|>"
+_SMALLEST = 257  # every byte and the end of a document
+_FILE = "tokenizer.json"
+
+
+class Tokenizer:
+  """Text to ids and back; all text has ids, and ids of text give that text."""
+
+  def __init__(self, folder: Path):
+    """Raises UserError unless `prepare` has finished there."""
+    if not (folder / _FILE).exists():
+      raise UserError(f"There is no tokenizer at {folder}: run `specialization prepare` first.")
+    self._folder = folder
+    self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / _FILE))
+    # A document that spells the token (a manual on language models) must not end there. Neither
+    # the file nor a pickle carries this setting.
+    self._tokenizer.encode_special_tokens = True
+    end = self._tokenizer.token_to_id(END_OF_DOCUMENT)
+    if end is None:
+      raise UserError(f"{folder / _FILE} has no token {END_OF_DOCUMENT}: make it anew.")
+    self._end = end
+
+  def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Path]]:
+    return Tokenizer, (self._folder,)
+
+  @property
+  def hash(self) -> str:
+    return artifact.fingerprint(artifact.made_from(self._folder))
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of entries, the end of a document included."""
+    return self._tokenizer.get_vocab_size()
+
+  @property
+  def end_of_document(self) -> int:
+    """Id of the token that stands between documents and that no text encodes to."""
+    return self._end
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """Returns u32[tokens] for each text, without any end of document."""
+    found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.array(each.ids, np.uint32) for each in found]
+
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    """Returns the text; bytes that are not UTF-8 become U+FFFD."""
+    return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+
+def prepare(documents: Documents, config: TokenizerConfig, folder: Path) -> Tokenizer:
+  """Trains the tokenizer on the training documents, or finds it trained.
+
+  Raises:
+    UserError: the vocabulary has no room for all bytes, the text is too little for it, or the
+      folder was made from something else.
+  """
+  if config.vocab_size < _SMALLEST:
+    raise UserError(
+      f"tokenizer.vocab_size={config.vocab_size} must be at least {_SMALLEST}: all bytes and the"
+      " end of a document."
+    )
+  wanted = {"documents": documents.hash, "tokenizer": to_dict(config)}
+  if not artifact.exists(folder, wanted):
+    trained = _train(documents, config)
+    if (found := trained.get_vocab_size()) < config.vocab_size:
+      raise UserError(
+        f"The generic text yields only {found} of tokenizer.vocab_size={config.vocab_size} entries:"
+        " lower it, or give more text (tokenizer.train_bytes, data.generic)."
+      )
+    with artifact.create(folder, wanted) as temporary:
+      trained.save(str(temporary / _FILE))
+  return Tokenizer(folder)
+
+
+def _train(documents: Documents, config: TokenizerConfig) -> tokenizers.Tokenizer:
+  tokenizer = tokenizers.Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+  tokenizer.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=config.vocab_size,
+    special_tokens=[END_OF_DOCUMENT],
+    initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(_sample(documents, config.train_bytes), trainer)
+  return tokenizer
+
+
+def _sample(documents: Documents, train_bytes: int) -> Iterator[list[str]]:
+  """Yields documents spread evenly over all of them: sources may follow one another."""
+  share = min(1.0, train_bytes / documents.bytes("train"))
+  seen = taken = 0
+  total = min(train_bytes, documents.bytes("train"))
+  with metrics.progress(total, "text for the tokenizer", "B") as bar:
+    for batch in documents.batches("train"):
+      chosen = []
+      for text in batch:
+        size = len(text.encode())
+        seen += size
+        if taken + size <= share * seen:
+          taken += size
+          bar.update(size)
+          chosen.append(text)
+      yield chosen

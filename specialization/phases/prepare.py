@@ -1,0 +1,117 @@
+"""Phase `prepare`: from sources of text to tokenizer, cluster tree and stores."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specialization import artifact, budgets
+from specialization.config import Config
+from specialization.data import clusters, documents, embed, store, tokenizer
+from specialization.phases.build import flat_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainStores:
+  train: store.Store
+  validation: store.Store
+  test: store.Store
+
+
+class Prepared:
+  """The data of a study; what is missing is made on first use."""
+
+  def __init__(self, config: Config, workdir: Path):
+    self._config, self._data, self._folder = config, config.data, workdir / "data"
+    self._domains: dict[str, DomainStores] = {}
+    c, mesh = config.clusters, flat_mesh(config)
+    generic = self._documents("generic")
+    make = self._booked
+    self.tokenizer = make(
+      "tokenizer", lambda path: tokenizer.prepare(generic, config.tokenizer, path)
+    )
+    self._embedder = make("embedder", lambda path: embed.prepare(generic, c, path, config.seed))
+    vectors = self._embed("generic", generic)
+    source = artifact.fingerprint({"documents": generic.hash, "embedder": self._embedder.hash})
+    self.tree: clusters.ClusterTree = make(
+      "clusters",
+      lambda path: clusters.prepare(vectors, c, path, config.seed, mesh, source),
+    )
+    self.train = self._store("generic", generic, vectors, by_leaf=True)
+    self.validation = self._windows("generic", generic, "validation")
+
+  def domain(self, name: str) -> DomainStores:
+    """Returns a domain's stores; its training store is in one shuffled order."""
+    if name not in self._domains:
+      self._domains[name] = self._make_domain(name)
+    return self._domains[name]
+
+  def _make_domain(self, name: str) -> DomainStores:
+    docs = self._documents(name)
+    train = self._store(name, docs, self._embed(name, docs), by_leaf=False)
+    return DomainStores(
+      train, self._windows(name, docs, "validation"), self._windows(name, docs, "test")
+    )
+
+  def ledger(self, domain: str) -> list[budgets.Entry]:
+    """Returns what generic data and one domain's cost to prepare."""
+    entries = []
+    for path in sorted((self._folder / "ledger").glob("*.json")):
+      found = budgets.Entry(**json.loads(path.read_text()))
+      if found.phase.rpartition("/")[2] not in set(self._data.domains) - {domain}:
+        entries.append(found)
+    return entries
+
+  def _booked(self, name: str, make: Callable[[Path], Any]) -> Any:
+    """Makes or opens an artifact; the time of making it goes to the data book."""
+    path, started = self._folder / name, time.monotonic()
+    is_new = not path.exists()
+    made = make(path)
+    if is_new:
+      entry = budgets.entry("data", name, seconds=time.monotonic() - started)
+      text = json.dumps(dataclasses.asdict(entry))
+      artifact.write_text(self._folder / "ledger" / f"{name.replace('/', '-')}.json", text)
+    return made
+
+  def _documents(self, name: str) -> documents.Documents:
+    data = self._data
+    sources = data.generic if name == "generic" else data.domains[name]
+    most = data.max_generic_bytes if name == "generic" else data.max_domain_bytes
+    return self._booked(
+      f"documents/{name}", lambda path: documents.prepare(name, sources, data, path, most)
+    )
+
+  def _embed(self, name: str, docs: documents.Documents) -> np.ndarray:
+    return self._booked(
+      f"embeddings/{name}", lambda path: embed.embed_documents(self._embedder, docs, "train", path)
+    )
+
+  def _store(
+    self, name: str, docs: documents.Documents, vectors: np.ndarray, by_leaf: bool
+  ) -> store.Store:
+    def build(path: Path) -> store.Store:
+      return store.build(
+        docs,
+        "train",
+        clusters.assign(vectors, self.tree.centroids),
+        self.tree.n_leaves,
+        self.tokenizer,
+        self._config.sequence_length,
+        path,
+        clusters=self.tree.hash,
+        seed=self._config.seed,
+        by_leaf=by_leaf,
+      )
+
+    return self._booked(f"train/{name}", build)
+
+  def _windows(self, name: str, docs: documents.Documents, split: str) -> store.Store:
+    most, length = self._data.max_evaluation_tokens, self._config.sequence_length
+    return self._booked(
+      f"{split}/{name}",
+      lambda path: store.build_windows(docs, split, self.tokenizer, length, path, max_tokens=most),
+    )

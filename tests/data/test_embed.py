@@ -1,0 +1,132 @@
+"""TF-IDF embeddings: against scikit-learn, unit length, kept on disk, streamed."""
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+
+from specialization import artifact
+from specialization.config import ClustersConfig
+from specialization.data import embed
+from specialization.data.documents import Documents
+from specialization.errors import UserError
+
+TOPICS = [[f"{topic}{word}" for word in "abcdefghijklmnop"] for topic in ("sea", "law", "art")]
+
+
+class Texts(Documents):
+  hash = "texts"
+
+  def __init__(self, texts):
+    self.all, self.read = texts, 0
+
+  def count(self, split):
+    return len(self.all)
+
+  def batches(self, split, size=1000):
+    for start in range(0, len(self.all), 7):
+      self.read += 1
+      yield self.all[start : start + 7]
+
+
+def make_texts(n=90, seed=0):
+  rng = np.random.default_rng(seed)
+  return [
+    " ".join(rng.choice([*TOPICS[i % 3], "common", "words"], 30)) + f" Number{i}" for i in range(n)
+  ]
+
+
+def config(**changes):
+  fields = dict(
+    embedder="tfidf", dimensions=6, features=60, fit_documents=1000, levels=(2,), iterations=5
+  )
+  return ClustersConfig(**(fields | changes))
+
+
+def test_equals_scikit_learn(tmp_path):
+  texts = make_texts()
+  embedder = embed.prepare(Texts(texts), config(), tmp_path / "embedder", 3)
+  counts = TfidfVectorizer(max_features=60, sublinear_tf=True)
+  svd = TruncatedSVD(6, random_state=3).fit(counts.fit_transform(texts))
+  new = make_texts(20, seed=1)
+  wanted = normalize(svd.transform(counts.transform(new)))
+  assert embedder.dimensions == 6
+  assert np.abs(embedder.embed(new) - wanted).max() < 1e-4
+
+
+def test_rows_have_unit_length_and_topics_part(tmp_path):
+  embedder = embed.prepare(Texts(make_texts()), config(), tmp_path / "embedder", 0)
+  vectors = embedder.embed([*make_texts(30, seed=2), "", "unheard"])
+  assert vectors.dtype == np.float32
+  assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
+  likeness = vectors[:30] @ vectors[:30].T
+  same = np.arange(30)[:, None] % 3 == np.arange(30) % 3
+  assert likeness[same].min() > likeness[~same].max()
+  # No known word: the average document, not a vector of zeros or not-a-number.
+  assert vectors[30].tolist() == vectors[31].tolist() == [1, 0, 0, 0, 0, 0]
+  assert vectors[:30, 0].mean() > 0.5
+
+
+def test_is_fitted_on_documents_from_all_over(tmp_path):
+  texts = [f"word{i} common" for i in range(100)]
+  documents = Texts(texts)
+  embedder = embed.prepare(documents, config(fit_documents=10), tmp_path / "embedder", 0)
+  embedder.save(tmp_path)
+  words = {word for word in (tmp_path / "words.json").read_text().split('"') if "word" in word}
+  assert words == {f"word{i}" for i in range(0, 100, 10)}
+
+
+def test_is_kept_without_pickle_and_refused_for_other_text(tmp_path, monkeypatch):
+  documents, folder = Texts(make_texts()), tmp_path / "embedder"
+  first = embed.prepare(documents, config(), folder, 0)
+  monkeypatch.setattr(embed.TfidfEmbedder, "fit", None)
+  again = embed.prepare(documents, config(), folder, 0)
+  assert again.hash == first.hash != ""
+  assert np.array_equal(again.embed(documents.all), first.embed(documents.all))
+  assert artifact.made_from(folder)["documents"] == "texts"
+  with np.load(folder / "projection.npz", allow_pickle=False) as arrays:
+    assert arrays["components"].shape == (6, len(arrays["idf"]))
+  with pytest.raises(UserError, match="dimensions=6"):
+    embed.prepare(documents, config(dimensions=5), folder, 0)
+
+
+def test_loads_in_a_fraction_of_a_second(tmp_path):
+  words = [f"w{i}" for i in range(20_000)]
+  components = np.ones((64, 20_000), np.float32)
+  embed.TfidfEmbedder(words, components[0], components).save(tmp_path)
+  with artifact.create(tmp_path / "artifact", {}) as folder:
+    embed.TfidfEmbedder(words, components[0], components).save(folder)
+  start = time.perf_counter()
+  embed.TfidfEmbedder.load(tmp_path / "artifact").embed(["w1 w2"])
+  assert time.perf_counter() - start < 0.5
+
+
+def test_embed_documents_streams_once(tmp_path):
+  documents = Texts(make_texts())
+  embedder = embed.prepare(documents, config(), tmp_path / "embedder", 0)
+  documents.read = 0
+  vectors = embed.embed_documents(embedder, documents, "train", tmp_path / "vectors")
+  assert documents.read == 13
+  assert isinstance(vectors, np.memmap)
+  assert np.abs(vectors - embedder.embed(documents.all)).max() < 1e-6
+  again = embed.embed_documents(embedder, documents, "train", tmp_path / "vectors")
+  assert documents.read == 13
+  assert np.array_equal(again, vectors)
+  with pytest.raises(UserError, match="split"):
+    embed.embed_documents(embedder, documents, "test", tmp_path / "vectors")
+
+
+def test_too_little_text_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r"4 documents with .* clusters\.dimensions=6"):
+    embed.prepare(Texts(make_texts(4)), config(), tmp_path / "embedder", 0)
+  with pytest.raises(UserError, match="no words"):
+    embed.prepare(Texts(["", "?"]), config(), tmp_path / "embedder", 0)
+  assert not (tmp_path / "embedder").exists()
+
+
+def test_an_unknown_embedder_is_refused(tmp_path):
+  with pytest.raises(UserError, match="did you mean 'tfidf'"):
+    embed.prepare(Texts(make_texts()), config(embedder="tfidff"), tmp_path / "embedder", 0)

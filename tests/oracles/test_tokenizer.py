@@ -1,0 +1,52 @@
+"""transformers reads tokenizer.json as it stands and finds the same ids."""
+
+import json
+import random
+
+import pytest
+
+from specialization.config import DataConfig, DomainConfig, TokenizerConfig
+from specialization.data import documents, tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+DATA = DataConfig(
+  generic=DomainConfig((), (), ()),
+  domains={},
+  text_field="text",
+  max_bad_share=0.0,
+  max_document_chars=6000,
+  max_generic_bytes=0,
+  max_domain_bytes=0,
+  max_evaluation_tokens=0,
+  workers=0,
+)
+
+
+def texts():
+  rng = random.Random(0)
+  points = [*range(0x80), *range(0xD800), *range(0xE000, 0x110000)]
+  words = ["".join(rng.choices("etaoinshrdlu'", k=rng.randrange(2, 9))) for _ in range(300)]
+  prose = [" ".join(rng.choices(words, k=80)) + ".\n\n  42" for _ in range(60)]
+  strange = ["".join(map(chr, rng.choices(points, k=200))) for _ in range(60)]
+  return [*prose, *strange, "", " ", "naïve e\u0301 漢字 🙂", "\ufeff\x00\r\n\t  x"]
+
+
+@pytest.mark.oracle
+def test_transformers_finds_the_same_ids(tmp_path):
+  for split in ("train", "test"):
+    lines = [json.dumps({"text": text}) for text in [*texts(), split]]
+    (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+  specs = [(str(tmp_path / f"{split}.jsonl"),) for split in ("train", "test")]
+  sources = DomainConfig(specs[0], (), specs[1])
+  generic = documents.prepare("generic", sources, DATA, tmp_path / "documents", 0)
+  ours = tokenizer.prepare(generic, TokenizerConfig(500, 1_000_000), tmp_path / "tokenizer")
+  theirs = transformers.PreTrainedTokenizerFast(
+    tokenizer_file=str(tmp_path / "tokenizer/tokenizer.json"), eos_token=tokenizer.END_OF_DOCUMENT
+  )
+  expected = [ids.tolist() for ids in ours.encode_batch(texts())]
+  assert max(map(max, filter(None, expected))) > 300
+  assert [theirs(text)["input_ids"] for text in texts()] == expected
+  assert [theirs.decode(ids, clean_up_tokenization_spaces=False) for ids in expected] == texts()
+  assert theirs.eos_token_id == ours.end_of_document
+  assert len(theirs) == ours.vocab_size
