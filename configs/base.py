@@ -5,6 +5,9 @@ Change a field on the command line with --config.FIELD=VALUE, for example
 --config.methods.slm_pn.pretrain.optimizer.learning_rate=3e-3 (one method).
 """
 
+from collections.abc import Callable
+from types import ModuleType
+
 from ml_collections import ConfigDict
 
 
@@ -127,7 +130,7 @@ def get_config() -> ConfigDict:
     dimensions=64,  # of a document's embedding
     features=20_000,  # of TF-IDF: most frequent words
     fit_documents=10_000,  # that the embedder and k-means are fitted on
-    levels=(4, 16, 64),  # numbers of clusters, ascending; coarse clusters are unions of fine ones
+    levels=(8, 32),  # numbers of clusters, ascending; coarse clusters are unions of fine ones
     iterations=25,  # of Lloyd's algorithm, at most
   )
 
@@ -162,4 +165,14 @@ def get_config() -> ConfigDict:
     tensorboard=True,  # event files beside the JSON lines
     wandb_project="",  # "": no wandb
   )
+  return config
+
+
+def alone(add: Callable[[ConfigDict], None], corpora: ModuleType, variant: str = "") -> ConfigDict:
+  """Returns a study of one method on the embedded corpus; variant `smoke` takes seconds."""
+  config = get_config()
+  corpora.embedded(config)
+  add(config)
+  if variant == "smoke":
+    corpora.smoke(config)
   return config

@@ -78,14 +78,25 @@ def _write_record(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def create(path: Path, wanted: Mapping[str, Any]) -> Iterator[Path]:
-  """Yields a temporary folder that becomes `path` if the body succeeds and vanishes if not."""
+  """Yields a temporary folder that becomes `path` if the body succeeds and vanishes if not.
+
+  Raises:
+    UserError: something else is at `path`.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
   try:
     yield folder
     _write_record(folder, wanted)
     os.chmod(folder, 0o755)
-    os.rename(folder, path)
+    try:
+      os.rename(folder, path)
+    except OSError:
+      if not path.exists():
+        raise
+      if not exists(path, wanted):
+        raise UserError(f"{path} is in the way of what belongs there: move it away.") from None
+      shutil.rmtree(folder)  # Another process was faster, and made the same.
   except BaseException:
     shutil.rmtree(folder, ignore_errors=True)
     raise

@@ -1,4 +1,4 @@
-"""The four budgets in numbers: parameters, FLOPs, tokens, device-hours, and the ledger that books them.
+"""The four budgets in numbers: parameters, FLOPs, tokens, device-hours, and their ledger.
 
 Pure Python. Model FLOPs are the matrix products' multiplications and additions, attention counted
 over all pairs of positions (PaLM, arXiv 2204.02311, appendix B), the backward pass as twice the
@@ -101,9 +101,9 @@ def total(entries: Iterable[Entry], books: Sequence[str] = BOOKS) -> Entry:
     "+".join(books),
     "total",
     sum(e.tokens for e in chosen),
-    sum(e.flops for e in chosen),
-    sum(e.seconds for e in chosen),
-    sum(e.device_hours for e in chosen),
+    math.fsum(e.flops for e in chosen),
+    math.fsum(e.seconds for e in chosen),
+    math.fsum(e.device_hours for e in chosen),
   )
 
 

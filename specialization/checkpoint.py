@@ -1,6 +1,7 @@
 """Checkpoints: Orbax behind one small class, with sentences for what goes wrong."""
 
 import contextlib
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,13 @@ from specialization.train.state import TrainState
 class Checkpoints:
   """The checkpoints of one training phase, written in the background.
 
-  Each holds the items `params`, `optimizer` (with the step) and `metadata` (JSON), and appears under
-  its final name only when whole. Kept are the newest and, where a validation loss is given on
-  saving, the one with the lowest.
+  Each holds the items `params`, `optimizer` (with the step) and `metadata` (JSON), and appears
+  under its final name only when whole. Kept are the newest and, where a validation loss is given
+  on saving, the one with the lowest.
   """
 
-  def __init__(self, folder: Path):
+  def __init__(self, folder: Path, *, read_only: bool = False):
+    """Removes what a killed run left half written, unless another run may be writing there."""
     self._folder = folder.absolute()
     lowest = policies.BestN(
       get_metric_fn=_validation, reverse=True, n=1, keep_checkpoints_without_metrics=False
@@ -35,9 +37,14 @@ class Checkpoints:
         best_fn=_validation,
         best_mode="min",
         enable_async_checkpointing=True,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
       ),
-      item_names=("params", "optimizer", "metadata"),
+      item_handlers={
+        "params": ocp.StandardCheckpointHandler(),
+        "optimizer": ocp.StandardCheckpointHandler(),
+        "metadata": ocp.JsonCheckpointHandler(),
+      },
     )
 
   def latest(self) -> int | None:
@@ -58,6 +65,7 @@ class Checkpoints:
       UserError: the disk has no room for it, or had none for the one before.
     """
     self._check_room(step, state)
+    known = validation is not None and not math.isnan(validation)
     with self._explained(step):
       self._manager.save(
         step,
@@ -66,28 +74,38 @@ class Checkpoints:
           optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
           metadata=ocp.args.JsonSave(metadata),
         ),
-        metrics=None if validation is None else {"validation": validation},
+        metrics={"validation": validation} if known else None,
         force=True,
       )
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the state on the mesh that `like` names, and the metadata."""
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(like.params),
-        optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
-        metadata=ocp.args.JsonRestore(),
-      ),
-    )
+    """Returns the state on the mesh that `like` names, and the metadata.
+
+    Raises:
+      UserError: the checkpoint is one of another model or optimizer.
+    """
+    with self._fitting(step, like.params):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardRestore(like.params),
+          optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
+          metadata=ocp.args.JsonRestore(),
+        ),
+      )
     optimizer = restored["optimizer"]
     state = TrainState(optimizer["step"], restored["params"], optimizer["opt_state"])
     return state, restored["metadata"]
 
   def restore_params(self, step: int, like: Any) -> Any:
-    """Returns the parameters alone, on the mesh that `like` names."""
+    """Returns the parameters alone, on the mesh that `like` names.
+
+    Raises:
+      UserError: the checkpoint is one of another model.
+    """
     args = ocp.args.Composite(params=ocp.args.StandardRestore(like))
-    return self._manager.restore(step, args=args)["params"]
+    with self._fitting(step, like):
+      return self._manager.restore(step, args=args)["params"]
 
   def wait(self) -> None:
     """Returns when all is on disk.
@@ -107,9 +125,9 @@ class Checkpoints:
     free = shutil.disk_usage(self._folder).free
     if free < size:
       raise UserError(
-        f"The disk of {self._folder} has {free / 1e6:.0f} MB free, but the checkpoint of step {step}"
-        f" takes up to {size / 1e6:.0f} MB: free some room and run again, it goes on from step"
-        f" {self.latest() or 0}."
+        f"The disk of {self._folder} has {free / 1e6:.0f} MB free, but the checkpoint of step"
+        f" {step} takes up to {size / 1e6:.0f} MB: free some room and run again, it goes on from"
+        f" step {self.latest() or 0}."
       )
 
   @contextlib.contextmanager
@@ -124,6 +142,38 @@ class Checkpoints:
           " free some room and run again, it goes on from the last complete one."
         ) from error
       raise
+
+  @contextlib.contextmanager
+  def _fitting(self, step: int, like: Any) -> Iterator[None]:
+    """Tells of a checkpoint that is not there, or not one of these parameters and optimizer."""
+    if step not in self._manager.all_steps():
+      raise UserError(
+        f"{self._folder} has no complete checkpoint: delete {self._folder.parent} to make it anew."
+      )
+    there = _shapes(self._manager.item_metadata(step)["params"].tree)
+    wanted = _shapes(like)
+    name = next((n for n in sorted(there | wanted) if there.get(n) != wanted.get(n)), None)
+    other = f"{name} is {there.get(name)}, not {wanted.get(name)}" if name else "other optimizer"
+    sentence = (
+      f"The checkpoint of step {step} in {self._folder} is not one of this model and optimizer"
+      f" ({other}): begin from another one, or choose its model and optimizer."
+    )
+    if name:
+      raise UserError(sentence)
+    try:
+      yield
+    except ValueError as error:
+      if "do not match" in str(error):
+        raise UserError(sentence) from error
+      raise
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+  }
 
 
 def _validation(metrics: dict[str, float]) -> float:

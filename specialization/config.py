@@ -1,4 +1,4 @@
-"""The resolved configuration: frozen dataclasses, parsed strictly from an ml_collections ConfigDict.
+"""The resolved configuration: frozen dataclasses, parsed strictly from a ConfigDict.
 
 `configs/base.py` is the only place that lists every field with its value, unit and constraint.
 Here are only names, types and the constraints that a machine can check.
@@ -191,8 +191,8 @@ class MethodConfig:
     one_of("objective", self.objective, ("next_token",))
     if (self.clusters == 1) != (self.strategy == "generic"):
       raise UserError(
-        f"strategy={self.strategy!r} does not go with clusters={self.clusters}: generic data has one"
-        " cluster, clustered and balanced data have more."
+        f"strategy={self.strategy!r} does not go with clusters={self.clusters}: generic data has"
+        " one cluster, clustered and balanced data have more."
       )
     if self.strategy == "balanced" and self.pretrain.groups != self.clusters:
       raise UserError(
@@ -303,9 +303,11 @@ def _value(kind: Any, value: Any, where: str) -> Any:
       raise UserError(f"{where} must be a group of fields, not {value!r}.")
     return parse(typing.cast(type, kind), value, where)
   if origin is Mapping or origin is dict:
+    if not isinstance(value, Mapping):
+      raise UserError(f"{where} must be a group of fields, not {value!r}.")
     return types.MappingProxyType({k: _value(args[1], v, f"{where}.{k}") for k, v in value.items()})
   if origin is tuple:
-    items = (value,) if isinstance(value, (str, int, float)) else tuple(value)
+    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
     if len(kinds) != len(items):
       raise UserError(f"{where}={value!r} must have {len(kinds)} entries.")

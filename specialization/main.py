@@ -1,4 +1,4 @@
-"""Command line: python -m specialization VERB --config=FILE[:variant] --workdir=DIR [--config.X=Y]."""
+"""Command line: python -m specialization VERB --config=FILE[:variant] --workdir=DIR."""
 
 import importlib
 import logging
@@ -20,7 +20,7 @@ VERBS = ("run", "prepare", "pretrain", "specialize", "evaluate", "report", "doct
 
 USAGE = f"""Small specialized language models under four budgets.
 
-  python -m specialization VERB --config=configs/NAME.py[:variant] --workdir=DIR [--config.FIELD=VALUE]
+  python -m specialization VERB --config=configs/NAME.py[:variant] --workdir=DIR [--config.X=VALUE]
 
 VERB is one of {", ".join(VERBS)}.
 `run` does all of it and goes on where it stopped; the others do one phase of it."""
@@ -115,13 +115,16 @@ def main(arguments: list[str]) -> None:
   if values.print_config:
     print(phases.describe(config))
     return
-  if verb != "doctor" and not values.workdir:
+  if verb == "doctor":
+    doctor = importlib.import_module("specialization.phases.doctor")
+    sys.exit(doctor.run(config, Path(values.workdir).expanduser() if values.workdir else None))
+  if not values.workdir:
     raise UserError("Where to? Give a folder for everything that is made: --workdir=DIR.")
   command = "python -m specialization " + " ".join(arguments)
   phases.run_verb(verb, config, Path(values.workdir).expanduser(), values.only, command)
 
 
-def _use_huge_pages() -> None:
+def use_huge_pages() -> None:
   """Starts again with huge pages for large arrays: training on a CPU is a quarter faster."""
   tunables = os.environ.get("GLIBC_TUNABLES", "")
   if not sys.platform.startswith("linux") or "hugetlb" in tunables:
@@ -132,7 +135,7 @@ def _use_huge_pages() -> None:
 
 def console() -> None:
   """Entry point: errors of a person are one sentence, and the exit status 2."""
-  _use_huge_pages()
+  use_huge_pages()
   logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax is talkative.
   try:
     main(sys.argv[1:])

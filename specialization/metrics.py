@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from specialization import artifact
+
 
 def progress(total: int | None, description: str, unit: str, initial: int = 0) -> tqdm:
   """Returns a progress bar with time left; in a log file it prints a line every ten seconds."""
@@ -34,7 +36,7 @@ class Writer:
     folder.mkdir(parents=True, exist_ok=True)
     self._path = folder / "metrics.jsonl"
     kept = [line for line in read(folder) if line["step"] <= from_step]
-    self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    artifact.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
     self._file = self._path.open("a", buffering=1)
     self._board = None
     self._wandb = None

@@ -246,12 +246,14 @@ def _cluster(
   start, _ = kmeans_plusplus(points, k, sample_weight=weights, random_state=seed)
   centroids, assignment, _ = lloyd(points, start, weights, iterations, mesh)
   # The last step may have emptied a cluster again. Each turn lowers the sum of distances, so that
-  # k turns are plenty unless points coincide.
-  for _ in range(k):
+  # 2 k turns are plenty unless points (nearly) coincide.
+  for _ in range(2 * k + 1):
     empty = np.setdiff1d(np.arange(k), assignment)
     if not len(empty):
       return centroids, assignment
     distance = np.sum((points - centroids[assignment]) ** 2, axis=1)
+    if distance.max() < 1e-12:
+      break
     centroids[empty[0]] = points[np.argmax(distance)]
     assignment = assign(points, centroids)
   raise UserError(

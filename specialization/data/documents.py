@@ -253,7 +253,8 @@ def _documents(job: _Job, counts: _Counts) -> Iterator[tuple[str, str, int]]:
             yield split, document, size
     except readers.DAMAGE as error:
       counts.broken_files += 1
-      _remember(counts.broken_places, path, line and line + 1, str(error))
+      reason = (str(error) or type(error).__name__).splitlines()[0]
+      _remember(counts.broken_places, path, line + 1 if line else 0, reason)
 
 
 def _remember(places: list[str], path: str, line: int, reason: str) -> None:
@@ -305,7 +306,7 @@ def _report(counts: _Counts, where: str, max_bad_share: float) -> None:
     (counts.broken_files, counts.files, "files are broken", counts.broken_places),
     (counts.bad_records, counts.records, "records are bad", counts.bad_places),
   ):
-    if bad > max_bad_share * total:
+    if total and bad / total > max_bad_share:
       raise UserError(
         f"{where}: {bad} of {total} {what}, the first at {places[0]}; data.max_bad_share="
         f"{max_bad_share} allows fewer: mend or leave out the input, or raise that share."

@@ -190,8 +190,6 @@ def batches(
 def _read(
   load: Callable[[int], dict[str, np.ndarray]], start: int, stop: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  if start >= stop:
-    return iter(())
   steps = grain.MapDataset.range(start, stop).map(load)
   options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
   return iter(steps.to_iter_dataset(options))

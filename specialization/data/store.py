@@ -28,7 +28,8 @@ _GOLDEN = (5**0.5 - 1) / 2
 class Tree(Protocol):
   """What a store needs of the cluster tree (clusters.ClusterTree)."""
 
-  hash: str
+  @property
+  def hash(self) -> str: ...
 
   def bounds(self, level: int) -> np.ndarray:
     """First leaf of each cluster of a level, and the number of leaves: i64[level + 1]."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from specialization import budgets
 from specialization.config import parse
@@ -74,15 +74,28 @@ class Projected(Family):
     return axes | {"codes": (None, "code")}
 
   def materialize(self, params: Params, mixture: Float[Array, "c"]) -> Params:
-    code = mixture @ params["codes"]
+    one = self._form(params, mixture[None])
+    mlp = {name: {"kernel": kernel[:, 0]} for name, kernel in one.items()}
+    return self._join(params, mlp)
 
-    def kernel(
-      mixer: Float[Array, "l m r"], basis: Float[Array, "l r i o"]
-    ) -> Float[Array, "l i o"]:
-      alpha = jnp.einsum("m,lmr->lr", code, mixer) / self.options.rank
-      return jnp.einsum("lr,lrio->lio", alpha, basis)
+  def experts(self, params: Params, clusters: Int[Array, "g"] | None) -> Params:
+    order = jnp.arange(self.clusters) if clusters is None else clusters
+    kernels = self._form(params, jax.nn.one_hot(order, self.clusters))
+    return self._join(params, {name: {"kernel": kernel} for name, kernel in kernels.items()})
 
-    mlp = {name: {"kernel": kernel(**p)} for name, p in params["layers"]["mlp"].items()}
+  def _form(self, params: Params, mixtures: Float[Array, "g c"]) -> dict[str, Array]:
+    """Returns the MLP kernels [l, g, i, o] of some mixtures, each by one matrix product a layer."""
+    codes = mixtures @ params["codes"]
+
+    def kernel(mixer: Float[Array, "l m r"], basis: Float[Array, "l r i o"]) -> Array:
+      layers, rank, d_in, d_out = basis.shape
+      alpha = jnp.einsum("gm,lmr->glr", codes, mixer) / rank
+      formed = jnp.einsum("glr,lrx->lgx", alpha, basis.reshape(layers, rank, d_in * d_out))
+      return formed.reshape(layers, -1, d_in, d_out)
+
+    return {name: kernel(**p) for name, p in params["layers"]["mlp"].items()}
+
+  def _join(self, params: Params, mlp: Params) -> Params:
     shared = {name: p for name, p in params.items() if name != "codes"}
     return shared | {"layers": params["layers"] | {"mlp": mlp}}
 

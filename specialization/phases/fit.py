@@ -38,7 +38,7 @@ def fit(
   own, origin = checkpoints.latest(), "scratch"
   if own is not None:
     state, metadata = checkpoints.restore(own, trainer.like)
-    progress = loop.Progress(**metadata["progress"])
+    progress = loop.Progress.of(metadata["progress"])
     origin = f"its own checkpoint of step {own}"
   elif train.init_state:
     other = _other(train.init_state)
@@ -89,7 +89,7 @@ def fit(
 def _other(folder: str) -> Checkpoints:
   if not Path(folder).is_dir():
     raise UserError(f"{folder} is not a folder of checkpoints to begin from.")
-  checkpoints = Checkpoints(Path(folder))
+  checkpoints = Checkpoints(Path(folder), read_only=True)
   if checkpoints.latest() is None:
     raise UserError(f"{folder} has no complete checkpoint to begin from.")
   return checkpoints

@@ -48,11 +48,11 @@ class Pretrained:
 
   def result(self) -> dict[str, Any]:
     """Returns the run's result, training now if it is not there yet."""
+    artifact.claim(self.folder, self.made_from)
     path = self.folder / "result.json"
     found = read_result(path, self.made_from)
     if found:
       return found
-    artifact.claim(self.folder, self.made_from)
     trainer = make_trainer(
       self.family,
       self.row.pretrain,

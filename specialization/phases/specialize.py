@@ -51,11 +51,11 @@ class Specialization:
 
   def result(self) -> dict[str, Any]:
     """Returns the fine-tuning's result, doing it now if it is not there yet."""
+    artifact.claim(self.folder, self.made_from)
     path = self.folder / "result.json"
     found = read_result(path, self.made_from)
     if found:
       return found
-    artifact.claim(self.folder, self.made_from)
     s, cell = self.config.specialize, self.cell
     mesh = flat_mesh(self.config)
     n_rows = self.domain.train.first(cell.domain_tokens)

@@ -1,6 +1,7 @@
 """The training loop: one for every phase and every family."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -49,12 +50,18 @@ class Progress:
   seconds: float = 0.0
   looks: list[Look] = dataclasses.field(default_factory=list)
 
+  @classmethod
+  def of(cls, record: dict[str, Any]) -> "Progress":
+    """Returns what was saved as JSON, which knows no tuples."""
+    looks = [(int(step), float(loss)) for step, loss in record["looks"]]
+    return cls(record["step"], record["seconds"], looks)
+
 
 def exhausted(looks: Sequence[Look], patience: int) -> bool:
   """Whether the last `patience` looks brought no new lowest loss."""
   if not patience or len(looks) <= patience:
     return False
-  losses = [loss for _, loss in looks]
+  losses = [math.inf if math.isnan(loss) else loss for _, loss in looks]
   return min(losses[-patience:]) >= min(losses[:-patience])
 
 
@@ -138,20 +145,22 @@ def train(
         log(*pending)
       pending = (progress.step, measured)
       last = progress.step >= schedule.steps
+      look = schedule.evaluate_every and (last or progress.step % schedule.evaluate_every == 0)
+      if not (look or last or progress.step % schedule.checkpoint_every == 0):
+        continue
 
-      if schedule.evaluate_every and (last or progress.step % schedule.evaluate_every == 0):
+      log(*pending)  # A run that is killed after the checkpoint never comes back to this step.
+      pending = None
+      loss: float | None = None
+      if look:
         assert evaluate is not None
         loss = evaluate(state.params)
         progress.looks.append((progress.step, loss))
         writer.write(progress.step, {"validation": loss})
         last = last or exhausted(progress.looks, schedule.patience)
-        save(loss)
-      elif last or progress.step % schedule.checkpoint_every == 0:
-        save()
+      save(loss)
       if last:
         break
-    if pending is not None:
-      log(*pending)
   # ---------------------------------------------------------------- the end
   checkpoints.wait()
   jax.block_until_ready(state.params)

@@ -87,6 +87,13 @@ def test_many_empty_clusters_are_filled(eight):
   assert set(assignment) == set(range(20))
 
 
+def test_an_empty_cluster_does_not_empty_another(eight):
+  points = np.array([[-1, 0], [0, 1], [0, -1], [1, 0], [6, 0]], np.float32)
+  start = np.array([[0, 0], [10, 0], [99, 99]], np.float32)
+  _, assignment, _ = clusters.lloyd(points, start, np.ones(5, np.float32), 1, eight)
+  assert set(assignment) == {0, 1, 2}
+
+
 def test_points_without_weight_do_not_count(one):
   rng = np.random.default_rng(4)
   points, weights = unit(rng, 100, 4), np.ones(100, np.float32)
@@ -134,15 +141,18 @@ def test_every_leaf_has_a_document(tree, points):
   assert set(clusters.assign(points, tree.centroids)) == set(range(32))
 
 
-def test_coarse_clusters_are_k_means_of_the_finer_centroids(tree, points):
-  counts = np.bincount(clusters.assign(points, tree.centroids), minlength=32)
-  means = np.stack(
-    [
-      np.average(tree.centroids[tree.parents[8] == c], 0, counts[tree.parents[8] == c])
-      for c in range(8)
-    ]
-  )
-  assert np.array_equal(clusters.assign(tree.centroids, means.astype(np.float32)), tree.parents[8])
+def test_coarse_clusters_weigh_leaves_by_their_documents(one):
+  rng = np.random.default_rng(9)
+  places = rng.uniform(size=(60, 2)).astype(np.float32)
+  points = np.repeat(places, rng.zipf(1.5, 60).clip(max=300), axis=0)
+  tree = clusters.build(points, (6, 60), 100, 0, one, "")
+  documents = np.bincount(clusters.assign(points, tree.centroids), minlength=60)
+  inside = [tree.parents[6] == cluster for cluster in range(6)]
+  means = np.stack([np.average(tree.centroids[i], 0, documents[i]) for i in inside])
+  nearest = clusters.assign(tree.centroids, means.astype(np.float32))
+  assert np.array_equal(nearest, tree.parents[6])
+  unweighted = np.stack([tree.centroids[i].mean(0) for i in inside])
+  assert not np.array_equal(clusters.assign(tree.centroids, unweighted), nearest)
 
 
 def test_tree_is_the_same_on_one_device(tree, points, one):
@@ -187,10 +197,27 @@ def test_prepare_keeps_the_tree(points, one, tmp_path, monkeypatch):
     clusters.prepare(points, config(), tmp_path / "tree", 0, one, "other")
 
 
+def test_the_tree_is_fitted_on_documents_from_all_over(one, tmp_path):
+  places = np.repeat(np.eye(12, dtype=np.float32), 50, axis=0)
+  tree = clusters.prepare(
+    places, config(levels=(12,), fit_documents=60), tmp_path / "tree", 0, one, ""
+  )
+  assert len(set(clusters.assign(places, tree.centroids))) == 12
+
+
 def test_more_clusters_than_documents_is_refused(points, one, tmp_path):
   with pytest.raises(UserError, match="32 clusters of only 20 documents"):
     clusters.prepare(points, config(fit_documents=20), tmp_path / "tree", 0, one, "e")
   assert not (tmp_path / "tree").exists()
+
+
+def test_clusters_that_end_empty_are_filled(points, one, monkeypatch):
+  start = np.full((7, 10), 9.0, np.float32)
+  monkeypatch.setattr(clusters, "kmeans_plusplus", lambda *_, **__: (start, None))
+  weights = np.ones(len(points), np.float32)
+  centroids, assignment = clusters._cluster(points, 7, weights, 0, 0, one)
+  assert set(assignment) == set(range(7))
+  assert np.array_equal(clusters.assign(points, centroids), assignment)
 
 
 def test_copies_of_few_documents_are_refused(one):

@@ -352,8 +352,9 @@ def test_same_for_any_number_of_workers(tmp_path, by_hash):
     texts = ["".join(rng.choices("ab \n", k=rng.randrange(900))) for _ in range(60)]
     write_texts(tmp_path / f"in/{i}{FORMATS[i]}", texts)
     write(tmp_path / f"in/t{i}.txt", texts[0].encode())
-  with (tmp_path / "in/0.json").open("ab") as file:
-    file.write(b"broken\n")
+  for name in ("0.json", "3.jsonl"):
+    path = tmp_path / "in" / name
+    path.write_bytes(b"broken\n" + path.read_bytes())
   made = {}
   for workers in (0, 1, 2):
     held_out = [str(write(tmp_path / "v.jsonl", lines(["v"])))]
@@ -376,8 +377,9 @@ def test_same_for_any_number_of_workers(tmp_path, by_hash):
 @pytest.mark.parametrize("max_bytes", [100, 500])
 def test_max_bytes_is_shared_evenly(tmp_path, max_bytes):
   specs = [write(tmp_path / f"{i}.jsonl", lines([f"{i}" * 9] * 40)) for i in range(2)]
-  texts = [write(tmp_path / "texts" / f"{i}.txt", f"{i}".encode() * 9) for i in range(2)]
-  made = make(tmp_path, *specs, *texts, max_bytes=max_bytes)
+  for i in range(2):
+    write(tmp_path / "texts" / f"{i}.txt", f"{i}".encode() * 9)
+  made = make(tmp_path, *specs, tmp_path / "texts", max_bytes=max_bytes)
   expected = [max_bytes // 4 // 9] * 2 + [1, 1]
   found = list(made.texts("train"))
   firsts = [f"{i}" * 9 for i in range(2)]

@@ -176,10 +176,14 @@ def test_schedule_change():
 
 
 def test_seeds_differ_and_repeat():
-  p = np.random.default_rng(0).dirichlet(np.ones(9))
-  a, b, c = (sampler(np.full(9, 100), p, seed=seed).batch(3)[1] for seed in (0, 0, 1))
-  assert np.array_equal(a, b)
-  assert not np.array_equal(a, c)
+  p = np.full(9, 1 / 9)
+  a, b, c = (sampler(np.full(9, 100), p, seed=seed) for seed in (0, 0, 1))
+  for part in (0, 1):
+    assert np.array_equal(a.batch(3)[part], b.batch(3)[part])
+    assert not np.array_equal(a.batch(3)[part], c.batch(3)[part])
+  replayed = [ReplaySampler(50, 50, 0.5, 20, seed).batch(1)[1] for seed in (0, 0, 1)]
+  assert np.array_equal(replayed[0], replayed[1])
+  assert not np.array_equal(replayed[0], replayed[2])
 
 
 def test_empty_clusters_are_left_out():

@@ -180,6 +180,10 @@ def test_domain_store_is_one_shuffled_run(tmp_path):
   assert len(found) >= 59
   assert found != texts[: len(found)]
   assert set(found) <= set(texts)
+  leaf_of = dict(zip(texts, make_leaves(), strict=True))
+  leaves = [leaf_of[text] for text in found]
+  assert leaves != sorted(leaves)
+  assert store.mask(np.arange(store.n_rows - 1)).all()
   other = make(tmp_path / "other", by_leaf=False, seed=1)
   assert decode(real_tokens(other, 0, other.n_rows))[0] != found
   with pytest.raises(ValueError, match="not grouped"):

@@ -1,0 +1,78 @@
+"""Corpora that the other configs share: where text comes from, and how much of it."""
+
+from ml_collections import ConfigDict
+
+EMBEDDED_DOMAINS = ("internet", "matplotlib", "scipy")
+DOCUMENTATION_DOMAINS = (
+  "anarchism",
+  "django",
+  "gimp",
+  "git",
+  "handbook_en",
+  "jargon",
+  "man_de",
+  "postgres",
+  "scipy",
+)
+
+
+def embedded(config: ConfigDict) -> None:
+  """Documentation and source text of the packages that are installed with this project."""
+  config.data.domains = {
+    name: dict(train=(f"embedded:{name}",), validation=(), test=()) for name in EMBEDDED_DOMAINS
+  }
+  config.data.max_generic_bytes = 24_000_000
+  config.data.max_domain_bytes = 4_000_000
+  config.data.max_evaluation_tokens = 30_000
+  config.tokenizer.train_bytes = 8_000_000
+
+
+def documentation(config: ConfigDict, folder: str) -> None:
+  """Manuals, reference works and essays: generic text in c4's format, domains in the Pile's."""
+  config.data.generic = dict(
+    train=(f"{folder}/generic-train.*.json.gz",),
+    validation=(f"{folder}/generic-validation.*.json.gz",),
+    test=(),
+  )
+  config.data.domains = {
+    name: {
+      split: (f"{folder}/domain-{name}.{short}.jsonl.zst",)
+      for split, short in (("train", "train"), ("validation", "val"), ("test", "test"))
+    }
+    for name in DOCUMENTATION_DOMAINS
+  }
+  config.data.max_evaluation_tokens = 50_000
+
+
+def smoke(config: ConfigDict) -> None:
+  """Everything at its smallest, in seconds: for tests and for a first look."""
+  config.data.max_generic_bytes = 1_000_000
+  config.data.max_domain_bytes = 2_000_000
+  config.data.max_evaluation_tokens = 2_000
+  config.data.workers = 0
+  config.sequence_length = 64
+  config.tokenizer.vocab_size = 512
+  config.tokenizer.train_bytes = 200_000
+  config.clusters.levels = (2, 4)
+  config.clusters.features = 1000
+  config.clusters.dimensions = 16
+  for size in config.sizes.values():
+    size.d_model, size.n_layers, size.n_heads, size.n_kv_heads, size.d_mlp = 32, 2, 2, 2, 48
+  config.compute.scan_unroll = 1
+  config.compute.attention_block = 32
+  config.pretrain.batch_rows = 8
+  config.pretrain.horizon.steps = 6
+  config.pretrain.checkpoint_every = 3
+  config.pretrain.log_every = 2
+  for row in config.methods.values():
+    if row.clusters > 1:
+      row.clusters = row.pretrain.groups = 2
+    if row.family == "projected":
+      row.options.rank = row.options.code = 2
+  config.specialize.domain_tokens = (4_000,)
+  config.specialize.choose_tokens = 1_000
+  config.specialize.train.batch_rows = 8
+  config.specialize.train.horizon.steps = 4
+  config.specialize.evaluate_every = 2
+  config.specialize.train.log_every = 2
+  config.evaluation_rows = 8

@@ -1,0 +1,19 @@
+"""SLM-mix: a hard mixture, one independent small model per cluster (PAPER, section 3.2).
+
+python -m specialization run --config=configs/slm_mix.py --workdir=runs/slm_mix
+"""
+
+import base
+import corpora
+from ml_collections import ConfigDict
+
+
+def add(config: ConfigDict, clusters: int = 8) -> None:
+  """Adds the method to a study."""
+  config.methods.slm_mix = base.method(
+    config, family="mixture", strategy="balanced", clusters=clusters, groups=clusters
+  )
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  return base.alone(add, corpora, variant)

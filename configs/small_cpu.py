@@ -1,0 +1,15 @@
+"""The size and the computation of studies that run on two CPU cores."""
+
+import base
+from ml_collections import ConfigDict
+
+
+def use(config: ConfigDict) -> None:
+  """Sets a model of 2.4M parameters and what makes it fast on a CPU."""
+  config.sizes.slm = base.size(d_model=256, n_layers=2, n_heads=4, d_mlp=768)
+  config.clusters.levels = (8, 32)
+  config.compute.scan_unroll = 2
+  config.compute.attention = "blocked"
+  config.compute.attention_block = 64
+  config.pretrain.batch_rows = 16
+  config.specialize.train.batch_rows = 16

@@ -1,0 +1,300 @@
+"""Phase `doctor`: what this machine can do for a config, and what stands in the way."""
+
+import dataclasses
+import importlib.metadata
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialization import budgets, sharding
+from specialization.config import Config, MethodConfig
+from specialization.data import sources
+from specialization.errors import UserError
+from specialization.phases.build import (
+  Trainer,
+  dense_trainer,
+  flat_mesh,
+  make_evaluator,
+  make_method,
+  make_trainer,
+)
+from specialization.study import cells
+from specialization.train import state as train_state
+
+PACKAGES = ("specialization", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+_STEPS, _SECONDS = 3, 3.0  # that are timed at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """One line of the report; a problem's is a sentence that ends with its cure."""
+
+  subject: str
+  text: str
+  is_problem: bool = False
+
+  def __str__(self) -> str:
+    return f"{'PROBLEM ' * self.is_problem}{self.subject}: {self.text}"
+
+
+def run(config: Config, workdir: Path | None) -> int:
+  """Prints the findings as they come and returns the exit status: 1 if there is a problem."""
+  problems = 0
+  for finding in _findings(config, workdir):
+    print(finding, flush=True)
+    problems += finding.is_problem
+  print(f"doctor: {problems or 'no'} problem{'s' * (problems > 1)} found.", flush=True)
+  return int(problems > 0)
+
+
+def examine(config: Config, workdir: Path | None) -> list[Finding]:
+  """Returns all findings; runs a few steps of the first method, and changes nothing.
+
+  Args:
+    config: of the study.
+    workdir: where it would go, or None.
+  """
+  return list(_findings(config, workdir))
+
+
+def _findings(config: Config, workdir: Path | None) -> Iterator[Finding]:
+  found = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+  yield Finding("versions", ", ".join([f"python {platform.python_version()}", *found]))
+  trainers: dict[str, Trainer] = {}
+  yield (devices := _devices())
+  if not devices.is_problem:
+    yield (mesh := _mesh(config))
+    if not mesh.is_problem:
+      for name in config.methods:
+        yield _method(config, name, trainers)
+  yield _cache(config)
+  yield from _sources(config)
+  if workdir is not None:
+    yield _disk(config, workdir, trainers)
+  first, row = next(iter(config.methods.items()))
+  if first in trainers:
+    yield _speed(first, row, trainers[first], config.sequence_length)
+
+
+def _refusal(make: Callable[[], object]) -> str | None:
+  """Returns the sentence with which something refuses to be made."""
+  try:
+    make()
+  except UserError as error:
+    return str(error)
+  return None
+
+
+def _size(number: float) -> str:
+  text = budgets.readable(number)
+  return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
+
+
+def _devices() -> Finding:
+  try:
+    devices = jax.devices()
+  except RuntimeError as error:
+    reason = str(error).splitlines()[0]
+    text = f"JAX cannot start ({reason}): mend the driver, or set JAX_PLATFORMS=cpu for the CPU."
+    return Finding("devices", text, True)
+  text, memory = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})", _memory()
+  if memory is not None:
+    text += f" with {_size(memory)} of memory each"
+  count = jax.process_count()
+  return Finding("devices", f"{text}, {count} process{'es' * (count > 1)}")
+
+
+def _memory() -> int | None:
+  """Returns the bytes that a device can hold, if known; CPU devices share the host's free ones."""
+  device = jax.local_devices()[0]
+  stats = device.memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  info = Path("/proc/meminfo")
+  if device.platform == "cpu" and info.exists():
+    for line in info.read_text().splitlines():
+      if line.startswith("MemAvailable:"):
+        return 1024 * int(line.split()[1]) // jax.local_device_count()
+  return None
+
+
+def _mesh(config: Config) -> Finding:
+  try:
+    mesh = sharding.make_mesh(config.mesh)
+  except UserError as error:
+    return Finding("mesh", str(error), True)
+  return Finding("mesh", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
+
+
+def _method(config: Config, name: str, trainers: dict[str, Trainer]) -> Finding:
+  """Builds what the method's phases will, and adds its trainer if its state fits the devices."""
+  row, length, flat = config.methods[name], config.sequence_length, flat_mesh(config)
+  subject = f"method {name}"
+  try:
+    mesh = flat if row.clusters == 1 else sharding.make_mesh(config.mesh)
+    trainer = make_trainer(
+      make_method(config, row),
+      row.pretrain,
+      row.objective,
+      length,
+      mesh,
+      complete=row.strategy == "balanced",
+    )
+    transformer = trainer.family.transformer
+    dense_trainer(transformer, config.specialize.train, length, flat, 0, 1.0)
+    make_evaluator(transformer, length, config.evaluation_rows, flat)
+  except UserError as error:
+    return Finding(subject, str(error), True)
+  params, moments = map(bytes_per_device, (trainer.like.params, trainer.like.opt_state))
+  text = (
+    f"{_size(params)} of parameters, {_size(params)} of gradients and {_size(moments)} of"
+    " optimizer state on each device"
+  )
+  limit = _memory()
+  if limit is not None and 2 * params + moments > limit:
+    text += (
+      f" are more than its {_size(limit)} of memory: raise mesh.fsdp (more devices) or make"
+      f" sizes.{row.size} smaller."
+    )
+    return Finding(subject, text, True)
+  trainers[name] = trainer
+  return Finding(subject, text)
+
+
+def bytes_per_device(tree: Any) -> int:
+  """Returns what one device holds of a tree of ShapeDtypeStructs that carry their shardings."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _cache(config: Config) -> Finding:
+  subject, folder = "compilation cache", Path(config.compilation_cache).expanduser()
+  if not config.compilation_cache:
+    return Finding(subject, "none, so that every start compiles anew")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      return Finding(subject, str(folder))
+  except OSError as error:
+    text = (
+      f"{folder} cannot be written ({error.strerror}): set compilation_cache to a folder that can"
+      " be, or to '' for none."
+    )
+    return Finding(subject, text, True)
+
+
+def _sources(config: Config) -> Iterator[Finding]:
+  parts = {"data.generic": config.data.generic}
+  parts |= {f"data.domains.{name}": domain for name, domain in config.data.domains.items()}
+  readable: list[str] = []
+  for part, domain in parts.items():
+    if not domain.train:
+      yield Finding("sources", f"{part}.train has none: give it at least one.", True)
+    for split in ("train", "validation", "test"):
+      for spec in getattr(domain, split):
+        if refused := _source(spec, f"{part}.{split}"):
+          yield Finding("sources", refused, True)
+        else:
+          readable.append(spec)
+  remote = sum(spec.startswith("hub:") for spec in readable)
+  text = f"{len(readable)} are there" + f", {remote} of them on the hub, unseen" * (remote > 0)
+  yield Finding("sources", text)
+
+
+def _source(spec: str, where: str) -> str | None:
+  # Either is the quick one: an identity reads of every file, the corpus' groups all of it.
+  look = sources.identity if spec.startswith("embedded:") else sources.groups
+  return _refusal(lambda: look(spec, where))
+
+
+def _disk(config: Config, workdir: Path, trainers: Mapping[str, Trainer]) -> Finding:
+  above = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
+  if not above.is_dir() or not os.access(above, os.W_OK):
+    text = f"{above} is no folder that can be written: choose another --workdir."
+    return Finding("workdir", text, True)
+  free = shutil.disk_usage(above).free
+  if not trainers:
+    return Finding("workdir", f"{workdir} has {_size(free)} free")
+  needed = max(0, _checkpoints(config, trainers) - _present(workdir))
+  if needed > free:
+    text = (
+      f"{workdir} has {_size(free)} free and checkpoints take up to {_size(needed)} more: free some"
+      " room or choose another --workdir."
+    )
+    return Finding("workdir", text, True)
+  text = f"{workdir} has {_size(free)} free; checkpoints take up to {_size(needed)} more"
+  return Finding("workdir", text)
+
+
+def _checkpoints(config: Config, trainers: Mapping[str, Trainer]) -> int:
+  """Returns the bytes of all checkpoints of a study, and of the largest one while it is written."""
+  total = largest = 0
+  for name, trainer in trainers.items():
+    transformer = trainer.family.transformer
+    small = budgets.parameters(transformer.config, transformer.vocab_size)
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trainer.like))
+    fine_tuned = state * small // trainer.family.parameters()  # The optimizer is the same.
+    # Of a cell the newest and the best are kept.
+    total += state + 2 * fine_tuned * sum(cell.method == name for cell in cells(config))
+    largest = max(largest, state)
+  return total + largest
+
+
+def _present(workdir: Path) -> int:
+  found = (path for path in workdir.glob("*/*/checkpoints/**/*") if path.is_file())
+  return sum(path.stat().st_size for path in found)
+
+
+def _speed(name: str, row: MethodConfig, trainer: Trainer, length: int) -> Finding:
+  """Compiles the method's pretraining step, and times it on random tokens if it fits."""
+  train, vocab_size = row.pretrain, trainer.family.transformer.vocab_size
+  shape = (train.groups, train.batch_rows // train.groups, length)
+
+  def draw(key: jax.Array) -> dict[str, jax.Array]:
+    tokens = jax.random.randint(key, (*shape[:2], length + 1), 0, vocab_size, np.int32)
+    cluster = jnp.arange(train.groups, dtype=np.int32) % row.clusters
+    return {"tokens": tokens, "cluster": cluster, "mask": jnp.ones(shape, bool)}
+
+  with jax.set_mesh(trainer.mesh):
+    key = jax.random.key(0)
+    batch = jax.jit(draw, out_shardings=trainer.where_batch)(key)
+    step = trainer.step.lower(trainer.like, batch).compile()  # type: ignore[attr-defined]
+    memory, limit = step.memory_analysis(), _memory()
+    needed = memory and memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    if needed and limit is not None and needed > limit:
+      text = (
+        f"a training step of {name} takes {_size(needed)} on each device, which has"
+        f" {_size(limit)}: lower batch_rows, raise compute.microbatches or set compute.remat."
+      )
+      return Finding("speed", text, True)
+    state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key)
+    state, measured = step(state, batch)
+    jax.block_until_ready(measured)
+    steps, seconds, started = 0, 0.0, time.monotonic()
+    # Processes must agree on the number of steps, and their clocks do not.
+    while steps < _STEPS or (seconds < _SECONDS and jax.process_count() == 1):
+      before = measured
+      state, measured = step(state, batch)
+      jax.block_until_ready(before)  # One step ahead, as in training.
+      steps, seconds = steps + 1, time.monotonic() - started
+    jax.block_until_ready(measured)
+    seconds = time.monotonic() - started
+  speed = steps * trainer.flops_per_step / seconds / trainer.mesh.size
+  peak = budgets.PEAK_FLOPS.get(jax.devices()[0].device_kind)
+  text = f"{speed:.3g} FLOP/s of each device in training {name}"
+  text += f", {speed / peak:.1%} of its peak" if peak else ""
+  text += f"; a step takes {seconds / steps:.3g} s"
+  text += f" and {_size(needed)} of memory" if needed else ""
+  return Finding("speed", f"{text}: --config.pretrain.horizon.sustained_flops={speed:.3g}")
