@@ -111,6 +111,7 @@ def get_config() -> ConfigDict:
     # hub:NAME[:CONFIG]:SPLIT for a Hugging Face dataset, embedded:PART for the embedded corpus;
     # FILE?pile_set_name=NAME keeps the Pile's records of one set.
     # With no validation and test sources, train is split by document: 85% / 5% / 10%.
+    folder="",  # in which relative files begin; "": the current one
     generic=dict(train=("embedded:generic",), validation=(), test=()),
     domains=dict(),  # name: dict(train=(), validation=(), test=())
     text_field="text",  # of a JSON record or Parquet row

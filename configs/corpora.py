@@ -27,16 +27,17 @@ def embedded(config: ConfigDict) -> None:
   config.tokenizer.train_bytes = 8_000_000
 
 
-def documentation(config: ConfigDict, folder: str) -> None:
+def documentation(config: ConfigDict) -> None:
   """Manuals, reference works and essays: generic text in c4's format, domains in the Pile's."""
+  config.data.folder = "../shared/corpus"
   config.data.generic = dict(
-    train=(f"{folder}/generic-train.*.json.gz",),
-    validation=(f"{folder}/generic-validation.*.json.gz",),
+    train=("generic-train.*.json.gz",),
+    validation=("generic-validation.*.json.gz",),
     test=(),
   )
   config.data.domains = {
     name: {
-      split: (f"{folder}/domain-{name}.{short}.jsonl.zst",)
+      split: (f"domain-{name}.{short}.jsonl.zst",)
       for split, short in (("train", "train"), ("validation", "val"), ("test", "test"))
     }
     for name in DOCUMENTATION_DOMAINS

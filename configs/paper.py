@@ -7,11 +7,12 @@ text and 0.02 to 130 on each domain (PAPER, section 5). What it leaves open is s
 size, betas, weight decay, schedule, position encoding and the gated MLP of equal size.
 """
 
+from ml_collections import ConfigDict
+
 import base
 import slm
 import slm_mix
 import slm_pn
-from ml_collections import ConfigDict
 
 C4 = "hub:allenai/c4:en"
 PILE = "hub:monology/pile-uncopyrighted"

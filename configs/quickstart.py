@@ -5,13 +5,14 @@ bash launch/quickstart.sh
 Minutes on two CPU cores; README.md shows the table that comes out.
 """
 
+from ml_collections import ConfigDict
+
 import base
 import corpora
 import slm
 import slm_mix
 import slm_pn
 import small_cpu
-from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -3,9 +3,10 @@
 python -m specialization run --config=configs/slm.py --workdir=runs/slm
 """
 
+from ml_collections import ConfigDict
+
 import base
 import corpora
-from ml_collections import ConfigDict
 
 
 def add(config: ConfigDict) -> None:

@@ -3,9 +3,10 @@
 python -m specialization run --config=configs/slm_mix.py --workdir=runs/slm_mix
 """
 
+from ml_collections import ConfigDict
+
 import base
 import corpora
-from ml_collections import ConfigDict
 
 
 def add(config: ConfigDict, clusters: int = 8) -> None:

@@ -3,9 +3,10 @@
 python -m specialization run --config=configs/slm_pn.py --workdir=runs/slm_pn
 """
 
+from ml_collections import ConfigDict
+
 import base
 import corpora
-from ml_collections import ConfigDict
 
 
 def add(config: ConfigDict, clusters: int = 8, groups: int = 8) -> None:

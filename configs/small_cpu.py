@@ -1,7 +1,8 @@
 """The size and the computation of studies that run on two CPU cores."""
 
-import base
 from ml_collections import ConfigDict
+
+import base
 
 
 def use(config: ConfigDict) -> None:

@@ -33,6 +33,7 @@ class DomainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
+  folder: str
   generic: DomainConfig
   domains: Mapping[str, DomainConfig]
   text_field: str
@@ -74,6 +75,7 @@ class ModelConfig:
   tie_embeddings: bool
 
   def __post_init__(self) -> None:
+    _at_least(1, self, "d_model", "n_layers", "n_heads", "n_kv_heads", "d_mlp")
     if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
       raise UserError(
         f"d_model={self.d_model} must be an even multiple of n_heads={self.n_heads}: rotary"
@@ -102,6 +104,7 @@ class ComputeConfig:
     one_of("compute.dtype", self.dtype, ("float32", "bfloat16"))
     one_of("compute.remat", self.remat, ("none", "dots", "full"))
     one_of("compute.attention", self.attention, ("reference", "blocked"))
+    _at_least(1, self, "scan_unroll", "attention_block", "microbatches")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +170,8 @@ class TrainConfig:
   checkpoint_every: int
 
   def __post_init__(self) -> None:
-    if self.groups < 1 or self.batch_rows % self.groups:
+    _at_least(1, self, "batch_rows", "groups", "log_every", "checkpoint_every")
+    if self.batch_rows % self.groups:
       raise UserError(
         f"batch_rows={self.batch_rows} must be a multiple of groups={self.groups}: each group of"
         " rows has one cluster."
@@ -216,6 +220,10 @@ class SpecializeConfig:
     one_of("specialize.choose", self.choose, ("most_frequent", "lowest_loss", "histogram"))
     if not 0 <= self.replay < 1:
       raise UserError(f"specialize.replay={self.replay} must lie in [0, 1).")
+    if not self.domain_tokens:
+      raise UserError("specialize.domain_tokens=() needs at least one number of tokens.")
+    _at_least(1, self, "evaluate_every")
+    _at_least(0, self, "patience")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +253,7 @@ class Config:
   def __post_init__(self) -> None:
     if not self.methods:
       raise UserError("The config has no methods: give `config.methods` at least one row.")
+    _at_least(1, self, "sequence_length", "evaluation_rows")
     for name, row in self.methods.items():
       if row.size not in self.sizes:
         raise UserError(
@@ -261,20 +270,26 @@ class Config:
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
   """Raises UserError, naming the nearest choice, unless value is one of choices."""
   if value not in choices:
-    raise UserError(f"{name}={value!r} is unknown{_nearest(value, choices)}.")
+    raise UserError(f"{name}={value!r} is unknown{_nearest(value, choices)}")
 
 
 def known_key(where: str, key: str, known: Iterable[str]) -> None:
   """Raises UserError, naming the nearest key, unless a group of fields has this one."""
   known = tuple(known)
   if key not in known:
-    raise UserError(f"{where} has no field {key!r}{_nearest(key, known)}.")
+    raise UserError(f"{where} has no field {key!r}{_nearest(key, known)}")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
   known = tuple(known)
   match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-  return f": did you mean {match[0]!r}?" if match else f": choose one of {', '.join(known)}"
+  return f": did you mean {match[0]!r}?" if match else f": choose one of {', '.join(known)}."
+
+
+def _at_least(least: float, config: Any, *names: str) -> None:
+  for name in names:
+    if getattr(config, name) < least:
+      raise UserError(f"{name}={getattr(config, name)} must be at least {least}.")
 
 
 def parse(cls: type[T], tree: Mapping[str, Any], where: str = "config") -> T:

@@ -23,7 +23,8 @@ def parameter(
   module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], axes: LogicalAxes
 ) -> Array:
   """Declares a float32 parameter with its logical axes; returns its plain array."""
-  return module.param(name, nn.with_logical_partitioning(initializer, axes), shape, jnp.float32)
+  boxed: Any = nn.with_logical_partitioning(initializer, axes)
+  return module.param(name, boxed, shape, jnp.float32)
 
 
 class Linear(nn.Module):

@@ -1,6 +1,8 @@
 """Command line: python -m specialization VERB --config=FILE[:variant] --workdir=DIR."""
 
+import errno
 import importlib
+import itertools
 import logging
 import os
 import runpy
@@ -25,6 +27,18 @@ USAGE = f"""Small specialized language models under four budgets.
 VERB is one of {", ".join(VERBS)}.
 `run` does all of it and goes on where it stopped; the others do one phase of it."""
 
+# A person, not a bug, fills disks, mounts them read-only and puts files where folders belong.
+_MENDABLE = {
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EROFS,
+  errno.EACCES,
+  errno.EPERM,
+  errno.ENOTDIR,
+  errno.EISDIR,
+  errno.EEXIST,
+}
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
@@ -48,13 +62,19 @@ def _load(spec: str, fields: Iterable[str]) -> ConfigDict:
   """Returns the config of FILE[:variant], after a check that it has these dotted fields."""
   path, _, variant = spec.partition(":")
   if not Path(path).is_file():
-    known = [p.as_posix() for p in sorted(Path(path).parent.glob("*.py"))]
+    known = [p.as_posix() for p in sorted(Path(path or "configs/*").parent.glob("*.py"))]
     one_of("--config", path, tuple(known) or ("configs/quickstart.py",))
   for folder in (Path(path).parent.parent, Path(path).parent):  # So that configs can share code.
     if str(folder.absolute()) not in sys.path:
       sys.path.insert(0, str(folder.absolute()))
-  make = runpy.run_path(path)["get_config"]
-  tree: ConfigDict = make(variant) if variant else make()
+  try:
+    make = runpy.run_path(path)["get_config"]
+    tree: Any = make(variant) if variant else make()
+  except Exception as error:
+    reason = f"{type(error).__name__}: {error}".replace("\n", " ").rstrip(".")
+    raise UserError(f"{spec} gives no config ({reason}): see --debug for where.") from error
+  if not isinstance(tree, ConfigDict):
+    raise UserError(f"get_config of {path} must return a ConfigDict, not {tree!r}.")
   for field in fields:
     node: Any = tree
     for depth, key in enumerate(field.split(".")):
@@ -70,6 +90,7 @@ def _parse(arguments: list[str]) -> tuple[str, flags.FlagValues]:
   values = flags.FlagValues()
   _define(values)
   specs = [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+  specs += [value for name, value in itertools.pairwise(arguments) if name == "--config"]
   fields = [a[len("--config.") :].partition("=")[0] for a in arguments if a[:9] == "--config."]
   for spec in specs:
     _load(spec, fields)
@@ -121,7 +142,15 @@ def main(arguments: list[str]) -> None:
   if not values.workdir:
     raise UserError("Where to? Give a folder for everything that is made: --workdir=DIR.")
   command = "python -m specialization " + " ".join(arguments)
-  phases.run_verb(verb, config, Path(values.workdir).expanduser(), values.only, command)
+  try:
+    phases.run_verb(verb, config, Path(values.workdir).expanduser(), values.only, command)
+  except OSError as error:
+    if error.errno not in _MENDABLE:
+      raise
+    raise UserError(
+      f"{error.filename or values.workdir} cannot be used ({error.strerror}): mend that and run"
+      " again, it goes on from what is complete."
+    ) from error
 
 
 def use_huge_pages() -> None:

@@ -71,13 +71,14 @@ def clip(max_norm: float, axes: Any) -> optax.GradientTransformation:
 
   def update(grads: Any, params: Any = None) -> Any:
     del params
-    flat, treedef = jax.tree.flatten(grads)
-    at = [a.index("expert") if "expert" in a else None for a in treedef.flatten_up_to(axes)]
+    flat = jax.tree.leaves(grads)
+    named = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
+    at = [a.index("expert") if "expert" in a else None for a in named]
     flat = [g if i is None else g * g.shape[i] for g, i in zip(flat, at, strict=True)]
     if max_norm:
       scale = jnp.minimum(1.0, max_norm / (_norm(flat, at) + 1e-12))
       flat = [g * _along(scale, g.ndim, i) for g, i in zip(flat, at, strict=True)]
-    return treedef.unflatten(flat)
+    return jax.tree.unflatten(jax.tree.structure(grads), flat)
 
   return optax.stateless(update)
 

@@ -23,13 +23,13 @@ def test_minus_one_takes_what_is_left():
   "sizes", [(3, 1, 1, 1), (1, 3, -1, 1), (2, 2, 1, 1), (-1, -1, 1, 1), (0, 1, 1, 1)]
 )
 def test_a_mesh_that_does_not_divide_is_refused(sizes):
-  with pytest.raises(UserError, match="mesh \\(expert="):
+  with pytest.raises(UserError, match=r"mesh \(expert="):
     sharding.make_mesh(MeshConfig(*sizes), jax.devices()[:8])
 
 
 def test_a_parameter_that_does_not_divide_is_refused():
   of = tiny.family("dense")
-  with pytest.raises(UserError, match="does not divide over mesh.fsdp=5"):
+  with pytest.raises(UserError, match="does not divide over mesh"):
     sharding.shardings(tiny.mesh(5, fsdp=5), of.axes(), of.shapes())
 
 

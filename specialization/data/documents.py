@@ -21,7 +21,7 @@ import pyarrow.parquet
 from specialization import artifact, metrics
 from specialization.config import DataConfig, DomainConfig, one_of
 from specialization.data import readers
-from specialization.data.sources import Group, groups, identity
+from specialization.data.sources import Group, groups, identity, under
 from specialization.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -88,7 +88,9 @@ def prepare(
   """
   where = "data.generic" if name == "generic" else f"data.domains.{name}"
   title = name if name == "generic" else f"domain {name!r}"
-  specs = {"train": sources.train, "validation": sources.validation, "test": sources.test}
+  specs = {
+    split: tuple(under(data.folder, spec) for spec in getattr(sources, split)) for split in SPLITS
+  }
   if data.max_document_chars < 1:
     raise UserError(f"data.max_document_chars={data.max_document_chars} must be at least 1.")
   if not sources.train:

@@ -31,6 +31,13 @@ class Group:
   pile_set: str  # to keep; "": all
 
 
+def under(folder: str, spec: str) -> str:
+  """Returns a spec whose relative path begins in a folder; "" is the current one."""
+  if not folder or spec.startswith(("embedded:", "hub:")):
+    return spec
+  return str(Path(folder).expanduser() / spec)
+
+
 def identity(spec: str, where: str) -> dict[str, Any]:
   """Describes a source by what is in it, wherever it lies, without reading all of it.
 

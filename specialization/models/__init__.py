@@ -1,6 +1,6 @@
 """The registry of families: one line each."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from specialization.config import one_of
@@ -10,7 +10,7 @@ from specialization.models.mixture import Mixture
 from specialization.models.projected import Projected
 from specialization.models.transformer import Params, Transformer
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[Transformer, int, Mapping[str, Any]], Family]] = {
   "dense": Dense,
   "mixture": Mixture,
   "projected": Projected,

@@ -63,5 +63,5 @@ class Family(abc.ABC):
 
 
 def layer_axis(path: tuple[Any, ...]) -> int:
-  """Returns where groups are stacked: after the layer axis, so that scanning layers copies nothing."""
+  """Returns where groups are stacked: after the layer axis, so that a scan copies nothing."""
   return 1 if path[0].key == "layers" else 0

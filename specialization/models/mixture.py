@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from specialization import budgets
 from specialization.config import parse
 from specialization.models.family import Family, layer_axis
-from specialization.models.transformer import Params, Transformer, is_axes
+from specialization.models.transformer import Params, Transformer
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Mixture(Family):
       lambda axes, at: (*axes[:at], "expert", *axes[at:]),
       self.transformer.abstract()[1],
       self.group_axes,
-      is_leaf=is_axes,
+      is_leaf=lambda leaf: isinstance(leaf, tuple),
     )
 
   def materialize(self, params: Params, mixture: Float[Array, "c"]) -> Params:

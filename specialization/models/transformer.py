@@ -1,5 +1,7 @@
 """The one transformer that every method ends in: a strict subset of HF's LlamaForCausalLM."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from specialization.config import ComputeConfig, ModelConfig
 from specialization.layers import MLP, Attention, Embedding, Linear, RMSNorm
-from specialization.sharding import LogicalAxes, constrain
+from specialization.sharding import constrain
 
 Params = dict
 
@@ -82,12 +84,5 @@ class Transformer(nn.Module):
     return nn.unbox(self.init(key, jnp.zeros((1, 2), jnp.int32))["params"])
 
   def logits(self, params: Params, tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
-    return self.apply({"params": params}, tokens)
-
-
-def is_axes(leaf: object) -> bool:
-  """Whether a node of a tree of logical axes is a leaf."""
-  return isinstance(leaf, tuple)
-
-
-__all__ = ["LogicalAxes", "Params", "Transformer", "is_axes"]
+    logits: Any = self.apply({"params": params}, tokens)
+    return logits

@@ -8,7 +8,7 @@ import jax
 
 from specialization import budgets, report
 from specialization.config import Config, to_dict
-from specialization.phases.build import flops_per_step, make_method
+from specialization.phases.build import flops_per_step, make_method, pretrainer
 from specialization.phases.prepare import Prepared
 from specialization.phases.pretrain import Pretrained
 from specialization.phases.specialize import Specialization
@@ -41,6 +41,8 @@ class Study:
 
   def prepare(self) -> None:
     """Documents, tokenizer, clusters and stores of generic text and all domains."""
+    for name in self._methods:  # Mistakes are told before the text is read.
+      pretrainer(self._config, self._config.methods[name])
     data = self._data()
     for domain in dict.fromkeys(cell.domain for cell in self._cells):
       data.domain(domain)

@@ -97,6 +97,26 @@ def make_trainer(
   return Trainer(family, tx, like, step, where, steps, train.batch_rows * length, flops, mesh)
 
 
+def pretraining_mesh(config: Config, row: MethodConfig) -> Mesh:
+  return flat_mesh(config) if row.clusters == 1 else sharding.make_mesh(config.mesh)
+
+
+def pretrainer(config: Config, row: MethodConfig) -> Trainer:
+  """Builds a method's pretraining; nothing is compiled or allocated yet.
+
+  Raises:
+    UserError: as `make_trainer`, or a family or option that is unknown.
+  """
+  return make_trainer(
+    make_method(config, row),
+    row.pretrain,
+    row.objective,
+    config.sequence_length,
+    pretraining_mesh(config, row),
+    complete=row.strategy == "balanced",
+  )
+
+
 @functools.lru_cache(maxsize=8)
 def dense_trainer(
   transformer: Transformer,

@@ -20,7 +20,8 @@ from specialization.phases.build import (
   flat_mesh,
   make_evaluator,
   make_method,
-  make_trainer,
+  pretrainer,
+  pretraining_mesh,
 )
 from specialization.phases.fit import fit, spent, what_matters
 from specialization.phases.prepare import Prepared
@@ -35,7 +36,7 @@ class Pretrained:
     self.name, self.row, self.config, self.data = name, config.methods[name], config, data
     self.folder = workdir / "pretrain" / name
     self.family = make_method(config, self.row)
-    self.mesh = flat_mesh(config) if self.row.clusters == 1 else sharding.make_mesh(config.mesh)
+    self.mesh = pretraining_mesh(config, self.row)
     row = to_dict(self.row) | {"pretrain": what_matters(self.row.pretrain)}
     self.made_from = {
       "method": row,
@@ -53,14 +54,7 @@ class Pretrained:
     found = read_result(path, self.made_from)
     if found:
       return found
-    trainer = make_trainer(
-      self.family,
-      self.row.pretrain,
-      self.row.objective,
-      self.config.sequence_length,
-      self.mesh,
-      complete=self.row.strategy == "balanced",
-    )
+    trainer = pretrainer(self.config, self.row)
     train = self.row.pretrain
     schedule = loop.Schedule(trainer.steps, train.log_every, train.checkpoint_every)
     with jax.set_mesh(self.mesh):

@@ -1,6 +1,7 @@
 """Phases `specialize` and `evaluate`: one cell of the study."""
 
 import dataclasses
+import os
 import platform
 from datetime import date
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from specialization import artifact, budgets
 from specialization.checkpoint import Checkpoints
-from specialization.config import Config, to_dict
+from specialization.config import Config
 from specialization.data import pipeline, sampler
 from specialization.errors import UserError
 from specialization.evaluate import Score
@@ -118,7 +119,7 @@ class Specialization:
       top = int(np.argmax(histogram))
       return histogram, {"choice": choice, "cluster": top, "share": histogram[top]}, []
     if choice == "most_frequent":
-      best, entries = int(np.argmax(histogram)), []
+      best, entries = int(np.argmax(histogram)), list[budgets.Entry]()
     else:
       best, entries = self._lowest_loss(n_rows)
     expert = {"choice": choice, "cluster": best, "share": float(histogram[best])}
@@ -236,10 +237,7 @@ def hardware() -> str:
       cpu = line.partition(":")[2].strip()
       break
   kind = devices[0].device_kind
-  cores = len(__import__("os").sched_getaffinity(0))
+  cores = os.cpu_count()
   if kind == "cpu":
     return f"{cores} cores of {cpu}"
   return f"{len(devices)} x {kind}, {cores} cores of {cpu}"
-
-
-__all__ = ["Config", "Specialization", "hardware", "recipe", "to_dict"]

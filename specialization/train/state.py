@@ -6,16 +6,22 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from specialization import sharding
 from specialization.models.family import Family
 
 
 class TrainState(NamedTuple):
-  """All that a step changes."""
+  """All that a step changes: arrays, or trees alike of their shapes or shardings.
 
-  step: Int[Array, ""]
+  Attributes:
+    step: i32[], steps done.
+    params: pretraining parameters.
+    opt_state: the optimizer's.
+  """
+
+  step: Any
   params: Any
   opt_state: Any
 

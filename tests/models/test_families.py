@@ -35,6 +35,16 @@ def test_materialized_parameters_are_a_transformer(name):
   chex.assert_trees_all_equal_shapes_and_dtypes(out, of.transformer.abstract()[0])
 
 
+def _pick(of, stacked, group):
+  """The transformer of one group; parameters without a group axis are shared."""
+  return jax.tree.map(
+    lambda at, leaf: leaf if at is None else jnp.take(leaf, group, axis=at),
+    of.group_axes,
+    stacked,
+    is_leaf=lambda at: at is None,
+  )
+
+
 @pytest.mark.parametrize("name", tiny.FAMILIES)
 def test_experts_equal_materialized_one_hots(name):
   of, params = _params(name)
@@ -42,16 +52,7 @@ def test_experts_equal_materialized_one_hots(name):
   stacked = of.experts(params, jnp.asarray(clusters))
   for group, cluster in enumerate(clusters):
     alone = of.materialize(params, jax.nn.one_hot(cluster, of.clusters))
-    picked = (
-      jax.tree.map(
-        lambda leaf, at: leaf if at is None else jnp.take(leaf, group, axis=at),
-        stacked,
-        of.group_axes,
-        is_leaf=lambda x: x is None,
-      )
-      if name != "dense"
-      else stacked
-    )
+    picked = _pick(of, stacked, group)
     chex.assert_trees_all_close(picked, alone, rtol=1e-5, atol=1e-6)
   everyone = of.experts(params, None)
   in_order = of.experts(params, jnp.arange(of.clusters))
@@ -163,6 +164,4 @@ def test_unknown_options_are_refused_by_name():
   with pytest.raises(UserError, match="did you mean 'rank'"):
     parse(projected.Options, {"rnak": 3, "code": 4, "spread": 0.1}, "options")
   with pytest.raises(UserError, match="clusters=1"):
-    from specialization.models.dense import Dense
-
-    Dense(tiny.transformer(), 3, {})
+    make_family("dense", tiny.transformer(), 3, {})

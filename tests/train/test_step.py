@@ -95,9 +95,9 @@ def test_eight_devices_equal_one(name, sizes, single):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-  with pytest.raises(UserError, match="does not divide over mesh.data=8"):
+  with pytest.raises(UserError, match=r"does not divide over mesh\.data=8"):
     batch_shardings(tiny.mesh(8, data=8), 1, 3, tiny.LENGTH)
-  with pytest.raises(UserError, match="does not divide over mesh.expert=8"):
+  with pytest.raises(UserError, match=r"does not divide over mesh\.expert=8"):
     batch_shardings(tiny.mesh(8, expert=8), 3, 8, tiny.LENGTH)
 
 
