@@ -157,7 +157,7 @@ def get_config() -> ConfigDict:
     recipe=((1_000_000, 1 / 3, 2_000), (8_000_000, 1.0, 4_000), (0, 1.0, 30_000)),
     evaluate_every=50,  # steps between looks at the validation loss
     patience=3,  # looks without improvement, then stop and keep the best
-    train=train(steps=30_000, learning_rate=1e-3),
+    train=train(steps=30_000, learning_rate=2e-3),
   )
   config.specialize.train.optimizer.schedule = "constant"
   config.evaluation_rows = 32  # rows per evaluation batch

@@ -23,7 +23,7 @@ def embedded(config: ConfigDict) -> None:
   }
   config.data.max_generic_bytes = 24_000_000
   config.data.max_domain_bytes = 4_000_000
-  config.data.max_evaluation_tokens = 30_000
+  config.data.max_evaluation_tokens = 20_000
   config.tokenizer.train_bytes = 8_000_000
 
 
@@ -42,7 +42,7 @@ def documentation(config: ConfigDict) -> None:
     }
     for name in DOCUMENTATION_DOMAINS
   }
-  config.data.max_evaluation_tokens = 50_000
+  config.data.max_evaluation_tokens = 25_000
 
 
 def smoke(config: ConfigDict) -> None:

@@ -20,8 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config.name = "quickstart"
   corpora.embedded(config)
   small_cpu.use(config)
-  config.pretrain.horizon.steps = 200
-  config.specialize.train.horizon.steps = 200
+  config.pretrain.horizon.steps = 180
+  config.specialize.train.horizon.steps = 80
   for method in (slm, slm_mix, slm_pn):
     method.add(config)
   if variant == "smoke":

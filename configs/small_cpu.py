@@ -13,4 +13,5 @@ def use(config: ConfigDict) -> None:
   config.compute.attention = "blocked"
   config.compute.attention_block = 64
   config.pretrain.batch_rows = 16
-  config.specialize.train.batch_rows = 16
+  config.specialize.train.batch_rows = 8
+  config.specialize.evaluate_every = 20

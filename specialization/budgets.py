@@ -107,7 +107,7 @@ def total(entries: Iterable[Entry], books: Sequence[str] = BOOKS) -> Entry:
   )
 
 
-def readable(number: float) -> str:
+def readable(number: int | float) -> str:
   """Returns 1.23k, 4.56M, 7.89G, ..."""
   for power, letter in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
     if abs(number) >= 10**power:

@@ -124,6 +124,7 @@ class Checkpoints:
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(self._folder).free
     if free < size:
+      self.wait()  # for the checkpoint before, from which it is to go on
       raise UserError(
         f"The disk of {self._folder} has {free / 1e6:.0f} MB free, but the checkpoint of step"
         f" {step} takes up to {size / 1e6:.0f} MB: free some room and run again, it goes on from"

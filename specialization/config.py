@@ -286,7 +286,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
   return f": did you mean {match[0]!r}?" if match else f": choose one of {', '.join(known)}."
 
 
-def _at_least(least: float, config: Any, *names: str) -> None:
+def _at_least(least: int, config: Any, *names: str) -> None:
   for name in names:
     if getattr(config, name) < least:
       raise UserError(f"{name}={getattr(config, name)} must be at least {least}.")

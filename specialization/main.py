@@ -162,10 +162,19 @@ def use_huge_pages() -> None:
   os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def _tell_unraisable(unraisable: Any) -> None:
+  """Leaves out what TensorStore reports to an event loop that an error of Orbax has closed."""
+  if "Event loop is closed" not in str(unraisable.exc_value):
+    sys.__unraisablehook__(unraisable)
+
+
 def console() -> None:
   """Entry point: errors of a person are one sentence, and the exit status 2."""
   use_huge_pages()
-  logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax is talkative.
+  # Orbax is talkative, and logs the errors of its threads that it raises again later.
+  if "--debug" not in sys.argv:
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _tell_unraisable
   try:
     main(sys.argv[1:])
   except UserError as error:

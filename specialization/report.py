@@ -1,25 +1,20 @@
-"""Tables and a page from the results of a study, finished or not."""
+"""What a study found, as tables, in words, and on a page."""
 
 import csv
 import dataclasses
 import io
-import json
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from specialization.artifact import write_text
-from specialization.errors import UserError
+from specialization.results import Expected, Row, Study, Value, load, ratio
 
-_BOOKS = ("generic", "specialization", "data", "inference")
+_BOOKS = ("generic", "specialization", "data", "inference")  # in the order to show
 TASKS = (1, 7, 50)  # whose cost is shown
-_SMALL = 1.05  # times the smallest model: a method may add a few parameters and still be small
 _WIDTH = 118  # columns of the terminal's table
-Expected = Sequence[tuple[str, str, int]]
 
 
 def number(value: float) -> str:
@@ -43,117 +38,6 @@ def scientific(value: float) -> str:
     return f"{value:g}"
   mantissa, exponent = f"{value:.2e}".split("e")
   return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Cell:
-  """One result: one method on one domain with so much of its text, and one seed."""
-
-  method: str
-  domain: str
-  domain_tokens: int
-  seed: int
-  nll: Mapping[tuple[str, str], float]  # nats per token; before | after, domain | generic
-  bits: float  # per byte of the domain, after fine-tuning
-  cost: Mapping[str, tuple[float, float]]  # FLOPs and device-hours by book of the ledger
-  record: Mapping[str, Any]  # all that the file says
-
-
-class Value(NamedTuple):
-  """A number, and its sample standard deviation over seeds where there are several."""
-
-  mean: float
-  spread: float | None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Row:
-  """One method with one amount of domain text; `common` are the domains that its rivals have."""
-
-  method: str
-  domain_tokens: int
-  cells: Mapping[str, Mapping[int, Cell]]  # by domain and seed
-  common: tuple[str, ...]
-
-  def average(
-    self,
-    get: Callable[[Cell], float],
-    domains: Sequence[str],
-    finish: Callable[[float], float] = float,
-  ) -> Value | None:
-    """Returns finish(mean over domains and seeds of get), or None if a domain is missing."""
-    if not domains or any(domain not in self.cells for domain in domains):
-      return None
-    with np.errstate(invalid="ignore"):
-      means = [np.mean([get(cell) for cell in self.cells[d].values()]) for d in domains]
-      shared = set.intersection(*(set(self.cells[d]) for d in domains))
-      runs = [finish(float(np.mean([get(self.cells[d][s]) for d in domains]))) for s in shared]
-      spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else math.nan
-      return Value(finish(float(np.mean(means))), spread if math.isfinite(spread) else None)
-
-  def perplexity(
-    self, when: str = "after", where: str = "domain", domains: Sequence[str] | None = None
-  ) -> Value | None:
-    """Returns exp(mean over domains of the NLL per token): the macro average over `common`."""
-    domains = self.common if domains is None else domains
-    return self.average(lambda cell: cell.nll[when, where], domains, _exp)
-
-  def macro(
-    self, when: str = "after", where: str = "domain", domains: Sequence[str] | None = None
-  ) -> float:
-    """Returns the macro perplexity, or NaN."""
-    value = self.perplexity(when, where, domains)
-    return math.nan if value is None else value.mean
-
-  def on(self, domain: str) -> float:
-    """Returns the perplexity on one domain after fine-tuning, or NaN."""
-    return self.macro(domains=(domain,))
-
-  def spent(self, book: str, unit: int) -> float:
-    """Returns FLOPs (unit 0) or device-hours (unit 1) of a book, the mean over domains."""
-    value = self.average(lambda cell: cell.cost[book][unit], self.common or tuple(self.cells))
-    assert value is not None
-    return value.mean
-
-  def tasks(self, n: int) -> float:
-    """Returns the FLOPs that n tasks cost: generic + n x specialization."""
-    return self.spent("generic", 0) + n * self.spent("specialization", 0)
-
-  def parameters(self, phase: str) -> int:
-    """Returns the number of parameters at "pretraining" or "inference"."""
-    return next(iter(next(iter(self.cells.values())).values())).record["parameters"][phase]
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-  """What there is, in the config's order of methods and domains."""
-
-  methods: list[str]
-  domains: list[str]
-  rows: list[Row]  # by domain_tokens, then method
-  missing: list[tuple[str, str, int]]
-  broken: list[str]  # result files that could not be read, and why
-
-  @property
-  def cells(self) -> list[Cell]:
-    return [c for row in self.rows for seeds in row.cells.values() for c in seeds.values()]
-
-  @property
-  def groups(self) -> dict[int, list[Row]]:
-    """The rows by domain_tokens: those that are compared with one another."""
-    sizes = dict.fromkeys(row.domain_tokens for row in self.rows)
-    return {n: [row for row in self.rows if row.domain_tokens == n] for n in sizes}
-
-  def best_small(self) -> list[Row]:
-    """The best row of each group among those of the smallest models."""
-    smallest = min(row.parameters("inference") for row in self.rows)
-    best = []
-    for rows in self.groups.values():
-      small = [row for row in rows if row.parameters("inference") <= _SMALL * smallest]
-      small = [row for row in small if math.isfinite(row.macro())]
-      if len(rows) > 1 and small:
-        best.append(min(small, key=lambda row: row.macro()))
-    return best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,76 +73,6 @@ class Column:
       best = [row for mean, row in values if self.text(mean) == lowest]
       marked += best if 2 * len(best) <= len(values) else []
     return marked
-
-
-def load(workdir: Path, expected: Expected = ()) -> Study:
-  """Reads the results that are there.
-
-  Args:
-    workdir: of the study, with results/*.json.
-    expected: (method, domain, domain_tokens) of every cell, in the order to show.
-
-  Raises:
-    UserError: there are no results at all.
-  """
-  cells, broken = [], []
-  for path in sorted((workdir / "results").glob("*.json")):
-    try:
-      cells.append(_cell(json.loads(path.read_text())))
-    except (KeyError, TypeError, ValueError) as error:
-      broken.append(f"{path.name} ({type(error).__name__}: {error})")
-  if not cells:
-    unread = f", and could not read {', '.join(broken)}" if broken else ""
-    raise UserError(
-      f"There are no results in {workdir / 'results'}{unread}: let `specialization run` (or"
-      " `specialize`) finish at least one cell with this --workdir, then report again."
-    )
-  found = [(cell.method, cell.domain, cell.domain_tokens) for cell in cells]
-  methods, domains, _ = (list(dict.fromkeys(x)) for x in zip(*expected, *found, strict=True))
-  rows = []
-  for tokens in sorted({key[2] for key in found}):
-    table: dict[str, dict[str, dict[int, Cell]]] = {}
-    for method, domain in ((m, d) for m in methods for d in domains):
-      key = (method, domain, tokens)
-      if seeds := {c.seed: c for c, k in zip(cells, found, strict=True) if k == key}:
-        table.setdefault(method, {})[domain] = seeds
-    common = tuple(d for d in domains if all(d in row for row in table.values()))
-    rows += [Row(method, tokens, row, common) for method, row in table.items()]
-  missing = [key for key in dict.fromkeys(expected) if key not in found]
-  return Study(methods, domains, rows, missing, broken)
-
-
-def _cell(record: Mapping[str, Any]) -> Cell:
-  cost = dict.fromkeys(_BOOKS, (0.0, 0.0))
-  for entry in record["ledger"]:
-    flops, hours = cost[entry["book"]]
-    cost[entry["book"]] = (flops + entry["flops"], hours + entry["device_hours"])
-  for key in ("parameters", "hardware", "date", "stopped", "curve"):
-    record[key]  # a file that lacks what the page shows is reported, not half shown
-  after = record["after"]["domain"]
-  nll = {
-    (when, where): _ratio(record[when][where]["nats"], record[when][where]["tokens"])
-    for when in ("before", "after")
-    for where in ("domain", "generic")
-  }
-  return Cell(
-    method=record["method"],
-    domain=record["domain"],
-    domain_tokens=record["domain_tokens"],
-    seed=record["seed"],
-    nll=nll,
-    bits=_ratio(after["nats"], math.log(2) * after["bytes"]),
-    cost=cost,
-    record=record,
-  )
-
-
-def _ratio(top: int | float, bottom: int | float) -> float:
-  return float(top / bottom) if bottom else math.nan
-
-
-def _exp(value: float) -> float:
-  return math.inf if value > 700 else math.exp(value)
 
 
 def columns(study: Study) -> list[Column]:
@@ -323,7 +137,7 @@ def words(study: Study) -> list[str]:
     if len(ranked) > 1:
       paragraphs.append(f"With {count(tokens)} domain tokens, {_ranking(study, ranked)}")
   for where, text in (("domain", "macro perplexity"), ("generic", "perplexity on generic text")):
-    found = [(_ratio(r.macro("after", where), r.macro("before", where)) - 1, r) for r in study.rows]
+    found = [(ratio(r.macro("after", where), r.macro("before", where)) - 1, r) for r in study.rows]
     found = sorted((pair for pair in found if -1 < pair[0] < math.inf), key=lambda pair: pair[0])
     if found:
       lower, higher = found[-1][0] < 0, found[0][0] > 0
@@ -369,8 +183,8 @@ def _ranking(study: Study, ranked: Sequence[Row]) -> str:
   costs = []
   for n in (TASKS[0], TASKS[-1]):
     cheapest = min(ranked, key=lambda row: row.tasks(n))
-    ratio = _ratio(first.tasks(n), cheapest.tasks(n))
-    rest = f"{ratio:.2g} times the cheapest, {cheapest.method}" if ratio > 1.005 else "the cheapest"
+    times = ratio(first.tasks(n), cheapest.tasks(n))
+    rest = f"{times:.2g} times the cheapest, {cheapest.method}" if times > 1.005 else "the cheapest"
     costs.append(f"{scientific(first.tasks(n))} FLOPs for {n} task{'s' * (n > 1)} ({rest})")
   return f"{said} {first.method} costs {' and '.join(costs)}."
 
@@ -473,11 +287,11 @@ def write(workdir: Path, name: str, expected: Expected, command: str) -> Path:
   Raises:
     UserError: there are no results at all.
   """
-  from specialization import plots  # slow to import, and it imports this module
+  from specialization import page  # slow to import, and it imports this module
 
   study = load(workdir, expected)
   folder = workdir / "report"
   write_text(folder / "table.csv", csv_table(study))
   write_text(folder / "table.md", markdown_table(study))
-  write_text(folder / "report.html", plots.page(study, workdir, name, command))
+  write_text(folder / "report.html", page.page(study, workdir, name, command))
   return folder / "report.html"

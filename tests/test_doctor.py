@@ -160,10 +160,18 @@ def test_checkpoints_are_counted_whole(tmp_path):
 
 
 def test_a_state_that_does_not_fit(tmp_path, monkeypatch):
-  monkeypatch.setattr(doctor, "_memory", lambda: 400_000)
-  found = problems(load(tmp_path))
-  assert "method slm_mix" in found
-  assert "are more than its 400 kB of memory: raise mesh.fsdp" in found["method slm_mix"]
+  config = load(tmp_path)
+  trainers = {}
+  doctor._method(config, "slm", trainers)
+  # Parameters, as many gradients, and two moments of each.
+  small = 4 * doctor.bytes_per_device(trainers["slm"].like.params) + 100
+  monkeypatch.setattr(doctor, "_memory", lambda: small)
+  assert not doctor._method(config, "slm", trainers).is_problem
+  found = doctor._method(config, "slm_pn", trainers)
+  assert found.is_problem
+  assert "are more than its" in found.text
+  assert "raise mesh.fsdp" in found.text
+  assert set(trainers) == {"slm"}
 
 
 def test_a_step_that_does_not_fit_is_not_run(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def under(folder: str, spec: str) -> str:
   """Returns a spec whose relative path begins in a folder; "" is the current one."""
   if not folder or spec.startswith(("embedded:", "hub:")):
     return spec
-  return str(Path(folder).expanduser() / spec)
+  return str(Path(folder).expanduser() / Path(spec).expanduser())
 
 
 def identity(spec: str, where: str) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def flops_per_step(family: Family, train: TrainConfig, length: int) -> float:
   """Model FLOPs of a training step: rows, and forming the experts in the batch."""
   t = family.transformer
   per_token = budgets.train_flops_per_token(t.config, t.vocab_size, length)
-  return train.batch_rows * length * per_token + 3 * train.groups * family.materialize_flops()
+  forming = 3 * train.groups * family.materialize_flops()
+  return float(train.batch_rows * length * per_token + forming)
 
 
 def make_trainer(
@@ -153,6 +154,6 @@ def make_evaluator(transformer: Transformer, length: int, rows: int, mesh: Mesh)
   shapes, axes = transformer.abstract()
   where = sharding.shardings(mesh, axes, shapes)
   where_batch = train_step.batch_shardings(mesh, 1, rows, length)
-  flops = budgets.forward_flops_per_token(transformer.config, transformer.vocab_size, length)
+  flops = float(budgets.forward_flops_per_token(transformer.config, transformer.vocab_size, length))
   compiled = evaluate.make_evaluator(transformer, mesh, where, where_batch)
   return Evaluator(compiled, where, where_batch, rows, flops)

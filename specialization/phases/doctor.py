@@ -95,8 +95,8 @@ def _refusal(make: Callable[[], object]) -> str | None:
   return None
 
 
-def _size(number: float) -> str:
-  text = budgets.readable(number)
+def _size(number: int) -> str:
+  text = budgets.readable(float(number))
   return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
 
 

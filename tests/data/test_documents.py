@@ -20,6 +20,7 @@ from specialization.data.documents import SPLITS, prepare
 from specialization.errors import UserError
 
 DATA = DataConfig(
+  folder="",
   generic=DomainConfig((), (), ()),
   domains={},
   text_field="text",
@@ -122,6 +123,15 @@ def test_folders_and_globs(tmp_path, spec, expected):
     write(tmp_path / "in/odd [1]/c.txt", TEXTS[4].encode())
   made = make(tmp_path, tmp_path / spec)
   assert list(made.texts("train")) == [TEXTS[i] for i in expected]
+
+
+@pytest.mark.parametrize("spec", ["in/a.jsonl", "{tmp}/in/a.jsonl", "~/in/a.jsonl"])
+def test_relative_sources_begin_in_the_configs_folder(tmp_path, monkeypatch, spec):
+  monkeypatch.setenv("HOME", str(tmp_path if spec.startswith("~") else tmp_path / "nowhere"))
+  write_texts(tmp_path / "in/a.jsonl", TEXTS)
+  folder = tmp_path if spec.startswith("in") else tmp_path / "elsewhere"
+  made = make(tmp_path, spec.format(tmp=tmp_path), folder=str(folder))
+  assert list(made.texts("train")) == TEXTS
 
 
 def test_batches(tmp_path):
@@ -389,6 +399,7 @@ def test_max_bytes_is_shared_evenly(tmp_path, max_bytes):
 
 CUTS = [
   ("aa\n\nbb\n\ncc", 6, ["aa\n\n", "bb\n\ncc"]),
+  ("aa\n\nb\ncc", 7, ["aa\n\n", "b\ncc"]),
   ("aa\nbb\ncc", 7, ["aa\nbb\n", "cc"]),
   ("aaaaaaaaaa", 4, ["aaaa", "aaaa", "aa"]),
   ("aa\n\nbbbbbbbbb\nc", 8, ["aa\n\n", "bbbbbbbb", "b\nc"]),

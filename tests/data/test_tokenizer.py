@@ -31,6 +31,7 @@ def store(folder, train):
     (folder / "in" / f"{split}.jsonl").write_text(lines)
   sources = DomainConfig((str(folder / "in/train.jsonl"),), (), (str(folder / "in/test.jsonl"),))
   data = DataConfig(
+    folder="",
     generic=sources,
     domains={},
     text_field="text",

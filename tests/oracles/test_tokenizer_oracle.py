@@ -11,6 +11,7 @@ from specialization.data import documents, tokenizer
 transformers = pytest.importorskip("transformers")
 
 DATA = DataConfig(
+  folder="",
   generic=DomainConfig((), (), ()),
   domains={},
   text_field="text",

@@ -31,18 +31,12 @@ DEATHS = (  # see deaths.py; pretraining saves at 3, 6 and 8, specialization als
 
 
 def start(folder, name, moments):
-  cache = {
-    "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
-    "PYTHONPATH": str(tiny_study.ROOT),
-  }
   script = tiny_study.ROOT / "tests" / "system" / "deaths.py"
   arguments = tiny_study.arguments("run", folder / "corpus", folder / name)
   with (folder / f"{name}.txt").open("w") as out:
     return subprocess.Popen(
       [sys.executable, script, *moments, "--", *arguments],
-      env=os.environ | cache,
+      env=os.environ | tiny_study.cache_environment(),
       stdout=out,
       stderr=subprocess.STDOUT,
     )
