@@ -11,8 +11,8 @@ import numpy as np
 
 from specialization import metrics
 from specialization.plots import Line, Look, dots, limits, lines, looks, thin
-from specialization.report import TASKS, columns, count, notes, scientific, words
 from specialization.results import Row, Study
+from specialization.tables import TASKS, columns, count, notes, scientific, words
 
 _STYLES = ("-", "--", ":", "-.")  # of lines, by domain tokens from the most
 _CONVENTIONS = (

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from specialization import plots, report
+from specialization import plots, report, results, tables
 from specialization.errors import UserError
 
 VOID = {"meta", "br"}
@@ -60,7 +60,7 @@ def save(
 
 def table(work, expected=()):
   """Returns the rows of table.csv by (method, domain tokens)."""
-  rows = csv.DictReader(io.StringIO(report.csv_table(report.load(work, expected))))
+  rows = csv.DictReader(io.StringIO(tables.csv_table(results.load(work, expected))))
   return {(row["method"], int(row["domain_tokens"])): row for row in rows}
 
 
@@ -113,7 +113,7 @@ def test_cost_of_tasks_is_generic_and_mean_specialization_times_tasks(tmp_path):
   record = json.loads(path.read_text())
   record["ledger"].append({**record["ledger"][1], "flops": 5.0})
   path.write_text(json.dumps(record))
-  (row,) = report.load(tmp_path).rows
+  (row,) = results.load(tmp_path).rows
   assert [row.tasks(n) for n in (1, 7, 50)] == [120, 240, 1100]
   assert float(table(tmp_path)["slm", 100_000]["hours_specialization"]) == 0.75
 
@@ -127,12 +127,12 @@ def test_marks_the_best_and_the_best_small_model(tmp_path):
   save(tmp_path, "llm", tokens=200_000, after=3, parameters=large)
   small = {key for key, row in table(tmp_path).items() if row["best_small"] == "1"}
   assert small == {("slm_pn", 100_000), ("slm", 200_000)}
-  text = report.markdown_table(report.load(tmp_path))
+  text = tables.markdown_table(results.load(tmp_path))
   assert "**7.000**" in text
   assert "**8.000**" not in text
   assert "**3.000**" not in text  # a tie of all is no win
   assert "slm_pn (best small)" in text
-  terminal = report.terminal_table(tmp_path)
+  terminal = tables.terminal_table(tmp_path)
   assert re.search(r"^> slm_pn .* 8\.000 ", terminal, re.M)
   assert re.search(r"^  llm .* 7\.000\*", terminal, re.M)
   page = written(tmp_path)
@@ -150,7 +150,7 @@ def test_missing_and_unfinished_cells_are_named_and_left_out_of_averages(tmp_pat
   rows = table(tmp_path, expected)
   assert float(rows["slm", 100_000]["macro_perplexity_after"]) == pytest.approx(4)
   assert rows["slm_pn", 100_000]["perplexity_b_after"] == ""
-  for text in (written(tmp_path, expected), report.terminal_table(tmp_path, expected)):
+  for text in (written(tmp_path, expected), tables.terminal_table(tmp_path, expected)):
     assert "Not there yet: slm_pn on b (100k)" in text
     assert "over the 1 of 2 domains that every method has: a" in text
     assert path.name in text
@@ -166,7 +166,7 @@ def test_no_macro_average_without_a_common_domain(tmp_path):
 def test_one_method_has_no_rivals(tmp_path):
   save(tmp_path)
   assert table(tmp_path)["slm", 100_000]["best_small"] == "0"
-  assert "**" not in report.markdown_table(report.load(tmp_path))
+  assert "**" not in tables.markdown_table(results.load(tmp_path))
   page = written(tmp_path)
   assert 'class="best' not in page
   assert "lowest macro perplexity" not in page
@@ -179,10 +179,10 @@ def test_several_sizes_are_compared_within_each_and_plotted(tmp_path):
   assert "More domain text" in written(tmp_path, expected)
   for method, domain, tokens in expected:
     save(tmp_path, method, domain, tokens, after=(4e6 if method == "m" else 8e6) / tokens)
-  study = report.load(tmp_path, expected)
+  study = results.load(tmp_path, expected)
   shown = [(row.method, row.domain_tokens) for row in study.rows]
   assert shown == [(m, n) for n in (100_000, 1_000_000) for m in ("z", "m")]
-  text = report.markdown_table(study)
+  text = tables.markdown_table(study)
   assert text.count("**40.00**") == text.count("**4.000**") - 1 == 2  # macro, domain (and bits)
   for path in (tmp_path / "results").glob("*-1000000-*"):
     path.unlink()
@@ -212,9 +212,9 @@ def test_perplexities_that_are_not_finite_survive(tmp_path, wild, shown):
   rows = table(tmp_path)
   assert rows["slm", 100_000]["perplexity_scipy_after"] == shown
   assert {k[0] for k, row in rows.items() if row["best_small"] == "1"} == {"slm_is"}
-  assert "**8.000**" in report.markdown_table(report.load(tmp_path))
+  assert "**8.000**" in tables.markdown_table(results.load(tmp_path))
   assert "left out of the ranking: slm on scipy (100k)" in written(tmp_path)
-  assert shown in report.terminal_table(tmp_path)
+  assert shown in tables.terminal_table(tmp_path)
 
 
 def test_scores_too_large_for_a_float_are_infinite(tmp_path):
@@ -278,7 +278,7 @@ def test_words_say_who_wins_by_how_much_at_what_cost(tmp_path):
   for domain in ("a", "b"):
     save(tmp_path, "slm", domain, after=8, flops=(1e15, 1e14))
     save(tmp_path, "slm_is", domain, after=6 if domain == "a" else 9, flops=(0.0, 1e15))
-  ranking, tuning, forgetting, trust = report.words(report.load(tmp_path))
+  ranking, tuning, forgetting, trust = tables.words(results.load(tmp_path))
   assert "slm_is has the lowest macro perplexity, 7.348: 8.1% below slm (8.000)" in ranking
   assert "best on 1 of 2 domains" in ranking
   assert "1e15 FLOPs for 1 task (the cheapest)" in ranking
@@ -293,14 +293,14 @@ def test_words_weigh_the_margin_against_the_seeds(tmp_path, second, verdict):
   for seed in (0, 1):
     save(tmp_path, "slm", seed=seed, after=8 + seed)
     save(tmp_path, "slm_pn", seed=seed, after=second + seed)
-  assert verdict in report.words(report.load(tmp_path))[0]
+  assert verdict in tables.words(results.load(tmp_path))[0]
 
 
 def test_terminal_table_fits(tmp_path):
   expected = [(m, f"domain{i}", 1000) for m in ("slm", "x" * 40) for i in range(20)]
   for method, domain, tokens in expected[:-1]:
     save(tmp_path, method, domain, tokens, after=12345.678)
-  text = report.terminal_table(tmp_path, expected)
+  text = tables.terminal_table(tmp_path, expected)
   assert max(map(len, text.splitlines())) <= 118
   assert all(re.search(rf"\bdomain{i}\b", text) for i in range(20))
 
@@ -311,7 +311,7 @@ def test_no_results_say_what_to_run(tmp_path):
   path = save(tmp_path)
   path.write_text("{")
   with pytest.raises(UserError, match=path.name):
-    report.terminal_table(tmp_path)
+    tables.terminal_table(tmp_path)
 
 
 def test_tables_need_neither_jax_nor_matplotlib():

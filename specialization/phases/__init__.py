@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from specialization import budgets, report
+from specialization import budgets, report, tables
 from specialization.config import Config, to_dict
 from specialization.phases.build import flops_per_step, make_method, pretrainer
 from specialization.phases.prepare import Prepared
@@ -67,7 +67,7 @@ class Study:
     """Table and page of what is there."""
     expected = [(c.method, c.domain, c.domain_tokens) for c in cells(self._config)]
     page = report.write(self._workdir, self._config.name, expected, self._command)
-    print(report.terminal_table(self._workdir, expected))
+    print(tables.terminal_table(self._workdir, expected))
     print(f"report: {page}", flush=True)
 
   def _data(self) -> Prepared:
