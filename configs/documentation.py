@@ -22,8 +22,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config.name = "documentation"
   corpora.documentation(config)
   small_cpu.use(config)
-  config.pretrain.horizon.steps = 600
-  config.specialize.train.horizon.steps = 80
+  config.pretrain.horizon.steps = 400
+  config.specialize.train.horizon.steps = 60
   for method in (slm, slm_mix, slm_pn):
     method.add(config)
   if variant == "smoke":
