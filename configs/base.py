@@ -25,7 +25,7 @@ def size(d_model: int, n_layers: int, n_heads: int, d_mlp: int) -> ConfigDict:
   return ConfigDict(
     dict(
       d_model=d_model,  # features; even multiple of n_heads
-      n_layers=n_layers,
+      n_layers=n_layers,  # blocks of attention and MLP
       n_heads=n_heads,  # query heads
       n_kv_heads=n_heads,  # key and value heads; divides n_heads (fewer: grouped-query attention)
       d_mlp=d_mlp,  # hidden units of the gated MLP (three kernels; two thirds of an ungated one's)
@@ -52,7 +52,7 @@ def method(
       options=options,  # of the family; its file in specialization/models/ says which there are
       strategy=strategy,  # generic | clustered (drawn as generic text falls) | balanced (each once)
       clusters=clusters,  # 1, or a level of clusters.levels: one expert for each
-      objective="next_token",
+      objective="next_token",  # the only one yet
       size="slm",  # which of config.sizes
       pretrain=linked(config.pretrain),
     )
@@ -71,8 +71,8 @@ def train(steps: int, learning_rate: float) -> ConfigDict:
       batch_rows=32,  # rows of sequence_length tokens per step, over all devices
       groups=1,  # groups of rows with one cluster each; divides batch_rows
       horizon=dict(  # exactly one of the first four is not 0
-        steps=steps,
-        tokens=0.0,
+        steps=steps,  # of the optimizer
+        tokens=0.0,  # of batch_rows x sequence_length a step
         flops=0.0,  # model FLOPs: matrix products forward and backward, nothing recomputed
         device_hours=0.0,  # needs sustained_flops, so that a resumed run ends at the same step
         sustained_flops=0.0,  # FLOP/s of one device in training, as `doctor` measures it
@@ -84,9 +84,9 @@ def train(steps: int, learning_rate: float) -> ConfigDict:
         warmup_share=0.05,  # of the horizon, linear from 0
         cooldown_share=0.2,  # of the horizon; wsd only
         final_share=0.1,  # of the peak, reached at the end of cosine and wsd
-        b1=0.9,
-        b2=0.95,
-        epsilon=1e-8,
+        b1=0.9,  # decay of the mean gradient, a step
+        b2=0.95,  # decay of the mean squared gradient, a step
+        epsilon=1e-8,  # added to the root of the mean squared gradient
         weight_decay=0.1,  # times the learning rate, times the factor of the first match below
         clip_norm=1.0,  # of the gradient's global norm; 0: never clip
         decay=((".*(kernel|basis)", 1.0), (".*", 0.0)),  # (pattern of parameter names, factor)
@@ -100,18 +100,18 @@ def train(steps: int, learning_rate: float) -> ConfigDict:
 
 def get_config() -> ConfigDict:
   config = ConfigDict()
-  config.name = "base"
+  config.name = "base"  # of the study, in its report
   config.seed = 0  # of initialization, data order and clustering
   config.sequence_length = 256  # tokens that a row predicts
   # Devices per mesh axis, -1 (once): what is left. Their product is the number of devices.
   config.mesh = dict(expert=1, data=-1, fsdp=1, model=1)
 
   config.data = dict(
+    folder="",  # in which relative files begin; "": the current one
     # Sources are files, folders and globs (.json.gz .jsonl .jsonl.zst .parquet .txt),
     # hub:NAME[:CONFIG]:SPLIT for a Hugging Face dataset, embedded:PART for the embedded corpus;
     # FILE?pile_set_name=NAME keeps the Pile's records of one set.
     # With no validation and test sources, train is split by document: 85% / 5% / 10%.
-    folder="",  # in which relative files begin; "": the current one
     generic=dict(train=("embedded:generic",), validation=(), test=()),
     domains=dict(),  # name: dict(train=(), validation=(), test=())
     text_field="text",  # of a JSON record or Parquet row

@@ -42,8 +42,14 @@ _MENDABLE = {
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
-def _define(values: flags.FlagValues) -> None:
-  config_flags.DEFINE_config_file("config", None, "Config file, with :variant.", flag_values=values)
+def _define(values: flags.FlagValues, arguments: list[str]) -> None:
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, with :variant.",
+    flag_values=values,
+    sys_argv=["specialization", *arguments],
+  )
   flags.DEFINE_string("workdir", "", "Folder for everything that is made.", flag_values=values)
   flags.DEFINE_string(
     "only",
@@ -88,7 +94,7 @@ def _load(spec: str, fields: Iterable[str]) -> ConfigDict:
 
 def _parse(arguments: list[str]) -> tuple[str, flags.FlagValues]:
   values = flags.FlagValues()
-  _define(values)
+  _define(values, arguments)
   specs = [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
   specs += [value for name, value in itertools.pairwise(arguments) if name == "--config"]
   fields = [a[len("--config.") :].partition("=")[0] for a in arguments if a[:9] == "--config."]

@@ -105,7 +105,10 @@ def test_the_ledger_adds_up_by_book():
 
 @pytest.mark.parametrize(
   ("number", "text"),
-  [(0.0, "0"), (999.0, "999"), (1000.0, "1k"), (122_698_752.0, "123M"), (1.2e21, "1.2e+03E")],
+  [
+    *[(0.0, "0"), (999.0, "999"), (1000, "1k"), (122_698_752, "123M"), (7.04e9, "7.04G")],
+    *[(-2e12, "-2T"), (3e15, "3P"), (1.2e21, "1.2e+03E")],
+  ],
 )
 def test_numbers_are_readable(number, text):
   assert budgets.readable(number) == text

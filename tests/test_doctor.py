@@ -117,6 +117,16 @@ def test_a_cache_that_cannot_be_written(tmp_path):
   assert "cannot be written (Not a directory): set compilation_cache" in found["compilation cache"]
 
 
+def test_a_cache_of_somebody_else(tmp_path, monkeypatch):
+  def refuse(dir):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+  found = doctor._cache(load(tmp_path))
+  assert found.is_problem
+  assert "(Permission denied)" in found.text
+
+
 def test_sources_that_are_not_there(tmp_path):
   nothing = str(tmp_path / "*.jsonl")
   found = problems(load(tmp_path, data__domains__scipy__train=(nothing,)))

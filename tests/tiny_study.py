@@ -4,6 +4,7 @@ As a config file, `tests/tiny_study.py:FOLDER` names the folder that `write_corp
 """
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -39,9 +40,10 @@ def arguments(verb: str, corpus: Path, workdir: Path, **overrides: object) -> li
   return [verb, f"--config={__file__}:{corpus}", f"--workdir={workdir}", *fields]
 
 
-def cache_environment() -> dict[str, str]:
-  """Returns variables with which a subprocess takes what is compiled from the tests' cache."""
-  return {
+def environment() -> dict[str, str]:
+  """Returns variables with which a subprocess compiles fast, or finds it in the tests' cache."""
+  return os.environ | {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
     "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",

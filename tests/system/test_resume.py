@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -30,16 +29,20 @@ DEATHS = (  # see deaths.py; pretraining saves at 3, 6 and 8, specialization als
 )
 
 
-def start(folder, name, moments):
+def run(folder, name, moments):
+  """Runs the study `name` with deaths at some moments; returns what it said."""
   script = tiny_study.ROOT / "tests" / "system" / "deaths.py"
   arguments = tiny_study.arguments("run", folder / "corpus", folder / name)
-  with (folder / f"{name}.txt").open("w") as out:
-    return subprocess.Popen(
-      [sys.executable, script, *moments, "--", *arguments],
-      env=os.environ | tiny_study.cache_environment(),
-      stdout=out,
-      stderr=subprocess.STDOUT,
-    )
+  ran = subprocess.run(
+    [sys.executable, script, *moments, "--", *arguments],
+    env=tiny_study.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    timeout=300,
+  )
+  assert ran.returncode == 0, ran.stdout
+  return ran.stdout
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +50,8 @@ def folder(tmp_path_factory):
   """Holds the same study twice: `whole`, and `killed` at all of DEATHS."""
   folder = tmp_path_factory.mktemp("resume")
   tiny_study.write_corpus(folder / "corpus")
-  runs = {
-    name: start(folder, name, moments) for name, moments in {"whole": (), "killed": DEATHS}.items()
-  }
-  for name, run in runs.items():
-    assert run.wait(timeout=300) == 0, (folder / f"{name}.txt").read_text()
+  for name, moments in {"whole": (), "killed": DEATHS}.items():
+    (folder / f"{name}.txt").write_text(run(folder, name, moments))
   return folder
 
 
@@ -130,13 +130,13 @@ def test_the_data_are_bit_equal(folder):
 
 def test_it_went_on_from_where_it_was(folder):
   said = (folder / "killed.txt").read_text()
-  for run in (
+  for line in (
     *("pretrain dense: .* its own checkpoint of step 3", "pretrain mixture: .* step [36]"),
     *("pretrain projected: .* step 6", "specialize dense.*: .* step 6"),
     *("specialize mixture.*: .* step [46]", "specialize projected.*: .* step [34]"),
     "specialize projected.*: .* step 8",
   ):
-    assert re.search(run, said), run
+    assert re.search(line, said), line
   assert said.count("starting from scratch") == 3
 
 
@@ -149,9 +149,7 @@ def test_a_finished_run_does_nothing_but_say_so(folder):
     }
 
   before = stamps()
-  run = start(folder, "whole", ())
-  assert run.wait(timeout=60) == 0
-  said = (folder / "whole.txt").read_text()
+  said = run(folder, "whole", ())
   assert "steps at most" not in said
   (seconds,) = re.findall(r"all is done in .* \((\d+) s\)", said)
   assert int(seconds) < 10
