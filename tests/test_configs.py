@@ -60,12 +60,13 @@ def test_it_parses_and_says_what_it_costs(capsys, name, variant):
 
 
 def test_the_budget_block_by_hand(capsys):
-  """8 steps of 16 rows of 16 tokens; 2 layers of width 16, MLP 16; vocabulary 300."""
-  _, block = described(capsys, *tiny_study.arguments("", "corpus", "none")[1:])
+  """8 steps of 2 rows of 16 tokens; 2 layers of width 16, MLP 16; vocabulary 300."""
+  arguments = tiny_study.arguments("", "corpus", "none", pretrain__batch_rows=2)
+  _, block = described(capsys, *arguments[1:])
   kernels = 2 * (4 * 16 * 16 + 3 * 16 * 16)
   small = kernels + 2 * 2 * 16 + 16 + 300 * 16
   forward = 2 * (kernels + 300 * 16) + 2 * 4 * 16 * 16
-  tokens, bases = 8 * 16 * 16, 2 * 2 * 3 * 16 * 16
+  tokens, bases = 8 * 2 * 16, 2 * 2 * 3 * 16 * 16
   mixing = 3 * 8 * 2 * (2 * bases + 2 * 2 * 2 * 3 * 2 + 2 * 2 * 2)  # 2 groups, rank 2, code 2
   large = {"dense": small, "mixture": 2 * small}
   large["projected"] = small + bases // 2 + 2 * 3 * 2 * 2 + 2 * 2

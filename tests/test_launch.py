@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,9 @@ PYTHON = r"""#!/bin/sh
 here=$(dirname "$0")
 echo "$@" >>"$LOG"
 case "$*" in
-  *version_info*) [ "${VERSION:-3.11}" != 3.9 ] ;;
+  *version_info*)
+    version=$(echo "${VERSION:-3.11}" | tr . ,)
+    exec "$REAL" -c "import sys; sys.version_info = ($version); exec('$2')" ;;
   *"import pip"*) [ -e "$here/../pip" ] ;;
   *ensurepip*) : >"$here/../pip" ;;
   *--version) echo "Python ${VERSION:-3.11}" ;;
@@ -96,14 +99,15 @@ esac
 @pytest.fixture
 def quickstart(clone, bin, tmp_path):
   """Runs quickstart.sh with a fake Python; returns the result and what Python was asked to do."""
-  (bin / "chmod").symlink_to(shutil.which("chmod"))
+  for tool in ("chmod", "tr"):
+    (bin / tool).symlink_to(shutil.which(tool))
   executable(bin / "python3", PYTHON)
 
   def start(*arguments, **environment):
     log = tmp_path / "log"
     log.write_text("")
     script = clone / "launch/quickstart.sh"
-    result = bash(script, *arguments, path=bin, LOG=str(log), **environment)
+    result = bash(script, *arguments, path=bin, LOG=str(log), REAL=sys.executable, **environment)
     asked = [line for line in log.read_text().splitlines() if line.startswith("-m")]
     return result, asked
 
@@ -111,10 +115,10 @@ def quickstart(clone, bin, tmp_path):
 
 
 def test_quickstart_refuses_an_old_python(quickstart, clone):
-  result, asked = quickstart(VERSION="3.9")
+  result, asked = quickstart(VERSION="3.10")
   line = sentence(result)
   assert "needs Python 3.11 or newer" in line
-  assert "here is Python 3.9" in line
+  assert "here is Python 3.10" in line
   assert not asked
   assert not (clone / ".venv").exists()
 
@@ -126,7 +130,7 @@ def test_quickstart_refuses_without_python(clone, bin):
 
 def test_quickstart_finds_a_newer_python(quickstart, bin):
   executable(bin / "python3.12", PYTHON.replace("${VERSION:-3.11}", "3.12"))
-  result, asked = quickstart(VERSION="3.9")
+  result, asked = quickstart(VERSION="3.10")
   assert "with Python 3.12" in result.stdout
   assert asked[0].startswith("-m venv")
 
@@ -266,6 +270,7 @@ def test_dry_run_of_all_is_each_in_turn():
     (["install", "--zone=z"], "install needs --name="),
     (["run", *VM, "--config=configs/slm.py"], "run needs --workdir="),
     (["all", *VM, *RUN, "--version=v"], "all needs --type="),
+    (["all", *VM, *CREATE, "--config=configs/slm.py"], "all needs --workdir="),
     (["delete", "--name=vm"], "delete needs --zone="),
     (["logs", *VM, "--colour=red"], "flag --colour=red is unknown"),
     (["logs", "--name"], "flag --name is unknown or lacks its =VALUE"),
