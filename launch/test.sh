@@ -3,7 +3,7 @@
 #
 #   bash launch/test.sh [arguments of pytest]
 #
-# Left out are `-m oracle` (needs the extra `oracles`) and `-m benchmark` (measures speed).
+# Left out are tests/oracles (need the extra `oracles`) and `-m benchmark` (measures speed).
 set -euo pipefail
 
 # shellcheck source=launch/setup.sh
@@ -13,4 +13,5 @@ ensure_environment test
 cd "$ROOT"
 # The tests make eight devices of the CPU, also where there is an accelerator.
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile -m "not oracle and not benchmark" "$@"
+exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile --ignore=tests/oracles \
+  -m "not oracle and not benchmark" "$@"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from specialization import budgets, report, tables
+from specialization import budgets, metrics, report, tables
 from specialization.config import Config, to_dict
 from specialization.phases.build import flops_per_step, make_method, pretrainer
 from specialization.phases.prepare import Prepared
@@ -60,8 +60,10 @@ class Study:
 
   def evaluate(self) -> None:
     """Each cell on held-out text, before and after."""
-    for cell in self._cells:
-      self._cell(cell).evaluate(self._command)
+    with metrics.progress(len(self._cells), "evaluate", "cell") as bar:
+      for cell in self._cells:
+        self._cell(cell).evaluate(self._command)
+        bar.update()
 
   def report(self) -> None:
     """Table and page of what is there."""

@@ -12,8 +12,9 @@ import numpy as np
 from specialization import artifact, sharding
 from specialization.checkpoint import Checkpoints
 from specialization.config import Config, to_dict
-from specialization.data import pipeline, sampler
+from specialization.data import pipeline, sampler, store
 from specialization.errors import UserError
+from specialization.evaluate import Score
 from specialization.models import Params
 from specialization.phases.build import (
   Evaluator,
@@ -38,6 +39,7 @@ class Pretrained:
     self.family = make_method(config, self.row)
     self.mesh = pretraining_mesh(config, self.row)
     row = to_dict(self.row) | {"pretrain": what_matters(self.row.pretrain)}
+    self._scores: dict[tuple[bytes, str], Score] = {}
     self.made_from = {
       "method": row,
       "model": to_dict(config.sizes[self.row.size]),
@@ -95,6 +97,13 @@ class Pretrained:
   @functools.cached_property
   def _materialize(self) -> Callable[[Params, np.ndarray], Params]:
     return jax.jit(self.family.materialize, out_shardings=self.evaluator.where_params)
+
+  def score(self, mixture: np.ndarray, on: store.Store) -> Score:
+    """Returns the loss before fine-tuning; many cells share a mixture, so each is scored once."""
+    key = (mixture.tobytes(), on.hash)
+    if key not in self._scores:
+      self._scores[key] = self.evaluator.score(self.materialize(mixture), on)
+    return self._scores[key]
 
   @functools.cached_property
   def evaluator(self) -> Evaluator:

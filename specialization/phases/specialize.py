@@ -15,7 +15,6 @@ from specialization.checkpoint import Checkpoints
 from specialization.config import Config
 from specialization.data import pipeline, sampler
 from specialization.errors import UserError
-from specialization.evaluate import Score
 from specialization.models import Params
 from specialization.phases.build import dense_trainer, flat_mesh
 from specialization.phases.fit import fit, spent, what_matters
@@ -157,14 +156,12 @@ class Specialization:
     pretrained, evaluator = self.pretrained, self.pretrained.evaluator
     transformer = pretrained.family.transformer
     with jax.set_mesh(flat_mesh(self.config)):
-      before = pretrained.materialize(np.asarray(done["mixture"]))
-      after = self._params(before)
+      mixture = np.asarray(done["mixture"])
+      after = self._params(pretrained.materialize(mixture))
+      stores = {"domain": self.domain.test, "generic": generic}
       scores = {
-        when: {
-          "domain": _as_dict(evaluator.score(params, self.domain.test)),
-          "generic": _as_dict(evaluator.score(params, generic)),
-        }
-        for when, params in (("before", before), ("after", after))
+        "before": {k: dataclasses.asdict(pretrained.score(mixture, s)) for k, s in stores.items()},
+        "after": {k: dataclasses.asdict(evaluator.score(after, s)) for k, s in stores.items()},
       }
     tokens = 2 * (self.domain.test.n_tokens + generic.n_tokens)
     tested = budgets.entry("inference", "test", tokens, tokens * evaluator.flops_per_token)
@@ -221,10 +218,6 @@ def recipe(table: tuple[tuple[int, float, int], ...], tokens: int) -> tuple[floa
   raise UserError(
     f"specialize.recipe has no row for {tokens} domain tokens: end it with a row for 0 (any)."
   )
-
-
-def _as_dict(score: Score) -> dict[str, float]:
-  return dataclasses.asdict(score)
 
 
 def hardware() -> str:

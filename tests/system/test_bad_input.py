@@ -26,6 +26,7 @@ QUICKSTART = str(tiny_study.ROOT / "configs" / "quickstart.py")
 def _same_process(monkeypatch):
   monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
   monkeypatch.chdir(tiny_study.ROOT)
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # console replaces it
 
 
 @pytest.fixture
@@ -241,7 +242,7 @@ def test_a_folder_of_another_config(refused, study, overrides, sentence):
   ("where", "overrides", "sentence"),
   [
     ("nowhere", {}, "is not a folder of checkpoints"),
-    ("corpus", {}, "has no complete checkpoint"),
+    ("corpus", {}, "has no complete checkpoint to begin from."),
     ("study/pretrain/dense/checkpoints", {"sizes__slm__d_mlp": 24}, "is not one of this model"),
   ],
 )
@@ -340,6 +341,15 @@ def test_debug_shows_where(monkeypatch, capsys):
   with pytest.raises(SystemExit, match="2"):
     main.console()
   assert "Traceback" in capsys.readouterr().err
+
+
+def test_only_the_noise_of_a_closed_loop_is_left_out(console, monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, "__unraisablehook__", lambda each: told.append(str(each.exc_value)))
+  console("run")
+  for text in ("Event loop is closed", "a bug"):
+    sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(text)))
+  assert told == ["a bug"]
 
 
 def test_an_interrupt_says_how_to_go_on(console, study, monkeypatch):
