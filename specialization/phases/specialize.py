@@ -92,7 +92,6 @@ class Specialization:
       budgets.entry("specialization", "validation", looked, looked * evaluator.flops_per_token),
     ]
     early = loop.exhausted(progress.looks, s.patience)
-    best = min(progress.looks, key=lambda look: look[1])[0]
     reason = f"no improvement in {s.patience} looks" if early else "end of the schedule"
     return write_result(
       path,
@@ -101,7 +100,11 @@ class Specialization:
         "mixture": mixture.tolist(),
         "expert": expert,
         "ledger": [dataclasses.asdict(entry) for entry in entries],
-        "stopped": {"step": progress.step, "reason": reason, "best_step": best},
+        "stopped": {
+          "step": progress.step,
+          "reason": reason,
+          "best_step": loop.best_step(progress.looks),
+        },
         "curve": progress.looks,
         "used_tokens": int(n_rows * (self.config.sequence_length + 1)),
       },

@@ -61,8 +61,18 @@ def exhausted(looks: Sequence[Look], patience: int) -> bool:
   """Whether the last `patience` looks brought no new lowest loss."""
   if not patience or len(looks) <= patience:
     return False
-  losses = [math.inf if math.isnan(loss) else loss for _, loss in looks]
+  losses = [_or_infinite(loss) for _, loss in looks]
   return min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def best_step(looks: Sequence[Look]) -> int:
+  """Returns the step with the lowest loss, the first of equal ones."""
+  return min(looks, key=lambda look: _or_infinite(look[1]))[0]
+
+
+def _or_infinite(loss: float) -> float:
+  """A diverged model's loss, which is not comparable, counts as the highest."""
+  return math.inf if math.isnan(loss) else loss
 
 
 def train(

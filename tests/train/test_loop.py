@@ -35,6 +35,13 @@ def test_patience(losses, patience, stop):
   assert loop.exhausted(list(enumerate(losses)), patience) == stop
 
 
+@pytest.mark.parametrize(
+  ("losses", "step"), [([3.0, 1.0, 2.0], 1), ([NAN, 2.0, 3.0], 1), ([1.0, NAN], 0), ([2.0, 2.0], 0)]
+)
+def test_the_best_step(losses, step):
+  assert loop.best_step(list(enumerate(losses))) == step
+
+
 class Kept(Checkpoints):
   """Checkpoints in a list."""
 
