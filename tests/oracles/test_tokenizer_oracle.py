@@ -4,11 +4,10 @@ import json
 import random
 
 import pytest
+import transformers
 
 from specialization.config import DataConfig, DomainConfig, TokenizerConfig
 from specialization.data import documents, tokenizer
-
-transformers = pytest.importorskip("transformers")
 
 DATA = DataConfig(
   folder="",
