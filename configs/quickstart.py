@@ -20,8 +20,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.name = "quickstart"
   corpora.embedded(config)
   small_cpu.use(config)
-  config.pretrain.horizon.steps = 180
-  config.specialize.train.horizon.steps = 80
+  config.tokenizer.vocab_size = 2048
+  config.pretrain.horizon.steps = 150
+  config.specialize.train.horizon.steps = 48
   for method in (slm, slm_mix, slm_pn):
     method.add(config)
   if variant == "smoke":
