@@ -1,4 +1,8 @@
-"""Layers of the transformer; each parameter is declared with its logical axes."""
+"""Layers of the transformer; each parameter is declared with its logical axes.
+
+Activations are [b, t, ...], or [g, b, t, ...] where rows are in groups: then any parameter may have
+one entry for each group, on an axis before its own.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from specialization.config import ComputeConfig, ModelConfig
-from specialization.sharding import LogicalAxes, constrain
+from specialization.sharding import BATCH, LogicalAxes, constrain, on_many_devices
 
 Initializer = Callable[..., Array]
 
@@ -22,9 +26,28 @@ def scaled_normal(fan_in: int) -> Initializer:
 def parameter(
   module: nn.Module, name: str, initializer: Initializer, shape: tuple[int, ...], axes: LogicalAxes
 ) -> Array:
-  """Declares a float32 parameter with its logical axes; returns its plain array."""
+  """Declares a float32 parameter with its logical axes; returns its plain array.
+
+  A given parameter may have a first axis more than the declared ones: one entry for each group.
+  """
+  if module.has_variable("params", name) and not module.is_initializing():
+    return module.get_variable("params", name)
   boxed: Any = nn.with_logical_partitioning(initializer, axes)
   return module.param(name, boxed, shape, jnp.float32)
+
+
+def product(
+  x: Float[Array, "*b t i"], kernel: Float[Array, "i o"] | Float[Array, "g i o"]
+) -> Float[Array, "*b t o"]:
+  """x @ kernel, with a kernel for all rows or for each of the groups on x's first axis."""
+  if kernel.ndim == 3:
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+  elif on_many_devices():
+    return x @ kernel
+  else:
+    # A CPU multiplies matrices twice as fast as tensors of more axes.
+    flat = x.reshape(-1, x.shape[-1])
+  return (flat @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Linear(nn.Module):
@@ -35,10 +58,10 @@ class Linear(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+  def __call__(self, x: Float[Array, "*b t i"]) -> Float[Array, "*b t o"]:
     shape = (x.shape[-1], self.features)
     kernel = parameter(self, "kernel", scaled_normal(x.shape[-1]), shape, self.axes)
-    return x @ kernel.astype(self.dtype)
+    return product(x, kernel.astype(self.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -47,14 +70,15 @@ class RMSNorm(nn.Module):
   epsilon: float
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+  def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
     scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],), ("norm",))
+    scale = scale.reshape(*scale.shape[:-1], *[1] * (x.ndim - scale.ndim), scale.shape[-1])
     wide = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
     return (wide * inverse * scale).astype(x.dtype)
 
 
-def rotate(x: Float[Array, "b h t k"], theta: float) -> Float[Array, "b h t k"]:
+def rotate(x: Float[Array, "*b h t k"], theta: float) -> Float[Array, "*b h t k"]:
   """Rotary position embedding (arXiv 2104.09864), halves convention, as in Llama on HF."""
   half = x.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -65,24 +89,25 @@ def rotate(x: Float[Array, "b h t k"], theta: float) -> Float[Array, "b h t k"]:
 
 
 def causal_attention(
-  query: Float[Array, "b h t k"],
-  key: Float[Array, "b h s k"],
-  value: Float[Array, "b h s k"],
-) -> Float[Array, "b h t k"]:
+  query: Float[Array, "*b h t k"],
+  key: Float[Array, "*b h s k"],
+  value: Float[Array, "*b h s k"],
+) -> Float[Array, "*b h t k"]:
   """softmax(q k^T / sqrt(k)) v; the last query sees all keys. Softmax in float32."""
   t, s = query.shape[-2], key.shape[-2]
-  scores = jnp.einsum("bhtk,bhsk->bhts", query * query.shape[-1] ** -0.5, key)
+  scores = jnp.einsum("...htk,...hsk->...hts", query * query.shape[-1] ** -0.5, key)
   visible = jnp.arange(s) <= jnp.arange(s - t, s)[:, None]
   scores = jnp.where(visible, scores.astype(jnp.float32), -1e30)
-  return jnp.einsum("bhts,bhsk->bhtk", jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  return jnp.einsum("...hts,...hsk->...htk", weights, value)
 
 
 def blocked_causal_attention(
-  query: Float[Array, "b h t k"],
-  key: Float[Array, "b h t k"],
-  value: Float[Array, "b h t k"],
+  query: Float[Array, "*b h t k"],
+  key: Float[Array, "*b h t k"],
+  value: Float[Array, "*b h t k"],
   block: int,
-) -> Float[Array, "b h t k"]:
+) -> Float[Array, "*b h t k"]:
   """The same, in blocks of queries that do not look at the keys after them."""
   ends = range(block, query.shape[-2] + 1, block)
   return jnp.concatenate(
@@ -101,26 +126,26 @@ class Attention(nn.Module):
   compute: ComputeConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+  def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
     c, dtype = self.config, x.dtype
-    b, t, d = x.shape
+    t = x.shape[-2]
 
-    def heads(name: str, count: int) -> Float[Array, "b n t k"]:
+    def heads(name: str, count: int) -> Float[Array, "*b n t k"]:
       y = Linear(count * c.head_dim, ("embed", "heads"), dtype, name=name)(x)
-      y = constrain(y, "batch", "length", "heads")
-      return y.reshape(b, t, count, c.head_dim).swapaxes(1, 2)
+      y = constrain(y, *BATCH, "length", "heads")
+      return y.reshape(*y.shape[:-1], count, c.head_dim).swapaxes(-3, -2)
 
     query = rotate(heads("query", c.n_heads), c.rope_theta)
     key = rotate(heads("key", c.n_kv_heads), c.rope_theta)
     value = heads("value", c.n_kv_heads)
     if c.n_kv_heads != c.n_heads:
-      key, value = (jnp.repeat(y, c.n_heads // c.n_kv_heads, axis=1) for y in (key, value))
+      key, value = (jnp.repeat(y, c.n_heads // c.n_kv_heads, axis=-3) for y in (key, value))
     if self.compute.attention == "blocked" and t % self.compute.attention_block == 0:
       mixed = blocked_causal_attention(query, key, value, self.compute.attention_block)
     else:
       mixed = causal_attention(query, key, value)
-    mixed = constrain(mixed.swapaxes(1, 2).reshape(b, t, d), "batch", "length", "heads")
-    return Linear(d, ("heads", "embed"), dtype, name="output")(mixed)
+    mixed = constrain(mixed.swapaxes(-3, -2).reshape(x.shape), *BATCH, "length", "heads")
+    return Linear(x.shape[-1], ("heads", "embed"), dtype, name="output")(mixed)
 
 
 class MLP(nn.Module):
@@ -129,11 +154,11 @@ class MLP(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+  def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
     f, dtype = self.config.d_mlp, x.dtype
     gate = Linear(f, ("embed", "mlp"), dtype, name="gate")(x)
     up = Linear(f, ("embed", "mlp"), dtype, name="up")(x)
-    hidden = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
+    hidden = constrain(jax.nn.silu(gate) * up, *BATCH, "length", "mlp")
     return Linear(x.shape[-1], ("mlp", "embed"), dtype, name="down")(hidden)
 
 
@@ -148,8 +173,9 @@ class Embedding(nn.Module):
     shape, axes = (self.vocab_size, self.features), ("vocab", "embed")
     self.table = parameter(self, "table", scaled_normal(self.features), shape, axes)
 
-  def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-    return self.table.astype(self.dtype)[tokens]
+  def __call__(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b t d"]:
+    table = self.table.astype(self.dtype)
+    return table[tokens] if table.ndim == 2 else jax.vmap(jnp.take, (0, 0, None))(table, tokens, 0)
 
-  def attend(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-    return x @ self.table.astype(self.dtype).T
+  def attend(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t v"]:
+    return product(x, self.table.astype(self.dtype).swapaxes(-1, -2))

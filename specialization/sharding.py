@@ -37,6 +37,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
 }
 
 LogicalAxes = tuple[str | None, ...]
+BATCH = ("group", "batch")  # first axes of an activation; the first one may be absent
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -94,14 +95,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def on_many_devices() -> bool:
+  """Whether what is traced runs on more than one device of the mesh set by `jax.set_mesh`."""
+  return jax.sharding.get_abstract_mesh().size > 1
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   """Tells the partitioner where an activation lies, in the mesh set by `jax.set_mesh`.
 
-  Annotating parameters alone leaves activations replicated over fsdp.
+  Annotating parameters alone leaves activations replicated over fsdp. Where x has fewer axes, the
+  last names are its.
   """
-  if jax.sharding.get_abstract_mesh().size <= 1:
+  if not on_many_devices():
     return x
-  return jax.lax.with_sharding_constraint(x, spec(axes))
+  return jax.lax.with_sharding_constraint(x, spec(axes[-x.ndim :]))
 
 
 def describe(mesh: Mesh, axes: Any, shapes: Any) -> str:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from specialization.config import one_of
 from specialization.models.dense import Dense
 from specialization.models.family import Family
 from specialization.models.mixture import Mixture
 from specialization.models.projected import Projected
 from specialization.models.transformer import Params, Transformer
+from specialization.strict import one_of
 
 FAMILIES: dict[str, Callable[[Transformer, int, Mapping[str, Any]], Family]] = {
   "dense": Dense,

@@ -8,10 +8,10 @@ import jax
 from jaxtyping import Array, Float
 
 from specialization import budgets
-from specialization.config import parse
 from specialization.errors import UserError
 from specialization.models.family import Family
 from specialization.models.transformer import Params, Transformer
+from specialization.strict import parse
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from specialization import budgets
-from specialization.config import parse
 from specialization.errors import UserError
 from specialization.models.family import Family, layer_axis
 from specialization.models.transformer import Params, Transformer
+from specialization.strict import parse
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from specialization.config import ComputeConfig, ModelConfig
 from specialization.layers import MLP, Attention, Embedding, Linear, RMSNorm
-from specialization.sharding import constrain
+from specialization.sharding import BATCH, constrain
 
 Params = dict
 
@@ -21,12 +21,12 @@ class Block(nn.Module):
   compute: ComputeConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b t d"], _: None) -> tuple[Float[Array, "b t d"], None]:
+  def __call__(self, x: Float[Array, "*b t d"], _: None) -> tuple[Float[Array, "*b t d"], None]:
     c = self.config
-    x = constrain(x, "batch", "length", "features")
+    x = constrain(x, *BATCH, "length", "features")
     y = RMSNorm(c.norm_epsilon, name="attention_norm")(x)
     x = x + Attention(c, self.compute, name="attention")(y)
-    x = constrain(x, "batch", "length", "features")
+    x = constrain(x, *BATCH, "length", "features")
     y = RMSNorm(c.norm_epsilon, name="mlp_norm")(x)
     x = x + MLP(c, name="mlp")(y)
     return x, None
@@ -47,7 +47,7 @@ class Transformer(nn.Module):
   compute: ComputeConfig
 
   @nn.compact
-  def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
+  def __call__(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b t v"]:
     c, dtype = self.config, jnp.dtype(self.compute.dtype)
     embedding = Embedding(self.vocab_size, c.d_model, dtype, name="embedding")
     x = embedding(tokens)
@@ -63,12 +63,12 @@ class Transformer(nn.Module):
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
     x, _ = layers(c, self.compute, name="layers")(x, None)
-    x = RMSNorm(c.norm_epsilon, name="final_norm")(constrain(x, "batch", "length", "features"))
+    x = RMSNorm(c.norm_epsilon, name="final_norm")(constrain(x, *BATCH, "length", "features"))
     if c.tie_embeddings:
       logits = embedding.attend(x)
     else:
       logits = Linear(self.vocab_size, ("embed", "vocab"), dtype, name="head")(x)
-    return constrain(logits, "batch", "length", "vocab").astype(jnp.float32)
+    return constrain(logits, *BATCH, "length", "vocab").astype(jnp.float32)
 
   def abstract(self) -> tuple[Params, dict]:
     """Returns the parameters' shapes and their logical axes, as two trees of plain dicts."""
@@ -83,6 +83,13 @@ class Transformer(nn.Module):
     """Returns freshly drawn parameters as nested plain dicts."""
     return nn.unbox(self.init(key, jnp.zeros((1, 2), jnp.int32))["params"])
 
-  def logits(self, params: Params, tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
+  def logits(self, params: Params, tokens: Int[Array, "*b t"]) -> Float[Array, "*b t v"]:
+    """Returns the logits of each next token.
+
+    Args:
+      params: of one transformer; or of one for each group, stacked on an axis before a parameter's
+        own (and after the layers'), where only some may be stacked and the others are shared.
+      tokens: [b, t], or [g, b, t] in groups.
+    """
     logits: Any = self.apply({"params": params}, tokens)
     return logits

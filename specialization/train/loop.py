@@ -27,6 +27,7 @@ class Schedule:
     checkpoint_every: the state is saved.
     evaluate_every: the validation loss is looked at and the state saved; 0: never.
     patience: looks without a new lowest loss after which it stops; 0: never.
+    keep: further steps at which the state is saved, for good.
   """
 
   steps: int
@@ -34,6 +35,7 @@ class Schedule:
   checkpoint_every: int
   evaluate_every: int = 0
   patience: int = 0
+  keep: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -156,7 +158,8 @@ def train(
       pending = (progress.step, measured)
       last = progress.step >= schedule.steps
       look = schedule.evaluate_every and (last or progress.step % schedule.evaluate_every == 0)
-      if not (look or last or progress.step % schedule.checkpoint_every == 0):
+      due = progress.step % schedule.checkpoint_every == 0 or progress.step in schedule.keep
+      if not (look or last or due):
         continue
 
       log(*pending)  # A run that is killed after the checkpoint never comes back to this step.

@@ -1,6 +1,7 @@
 """One training step of any family, as one compiled function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,24 +18,28 @@ Batch = dict[str, Array]
 Loss = Callable[..., tuple[Array, Array]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
-BATCH_AXES: dict[str, sharding.LogicalAxes] = {
-  "tokens": ("group", "batch", "length"),
-  "cluster": ("group",),
-  "mask": ("group", "batch", "length"),
-}
+_BATCH = ("tokens", "cluster", "mask")  # what else is in a batch goes to the loss
 
 
-def batch_shardings(mesh: Mesh, groups: int, rows: int, length: int) -> Any:
-  """Returns where each part of a batch of groups x rows x length targets lies."""
-  shapes = {
-    "tokens": (groups, rows, length + 1),
-    "cluster": (groups,),
-    "mask": (groups, rows, length),
+def batch_shardings(
+  mesh: Mesh, groups: int, rows: int, length: int, extras: Mapping[str, int] = MappingProxyType({})
+) -> Any:
+  """Returns where each part of a batch of groups x rows x length targets lies.
+
+  Args:
+    mesh, groups, rows, length: of the batch.
+    extras: for each further part, which is for the loss, its numbers per target.
+  """
+  axes = ("group", "batch", "length")
+  shapes = {"tokens": (groups, rows, length + 1), "mask": (groups, rows, length)}
+  where = {
+    name: sharding.sharding(mesh, axes, shape, "the batch") for name, shape in shapes.items()
   }
-  return {
-    name: sharding.sharding(mesh, axes, shapes[name], "the batch")
-    for name, axes in BATCH_AXES.items()
+  where |= {
+    name: sharding.sharding(mesh, (*axes, None), (groups, rows, length, size), "the batch")
+    for name, size in extras.items()
   }
+  return where | {"cluster": sharding.sharding(mesh, ("group",), (groups,), "the batch")}
 
 
 def loss_and_grads(
@@ -46,9 +51,9 @@ def loss_and_grads(
 
   Args:
     family: of the parameters.
-    loss: (logits, targets, mask) -> (sum, count).
+    loss: (logits, targets, mask, **extras) -> (sum, count).
     params: pretraining parameters.
-    batch: tokens i32[g, b, t+1], cluster i32[g], mask bool[g, b, t].
+    batch: tokens i32[g, b, t+1], cluster i32[g], mask bool[g, b, t], and extras [g, b, t, ...].
     complete: the batch has every cluster once, in order.
     microbatches: divides b.
   """
@@ -56,31 +61,28 @@ def loss_and_grads(
     lambda p: family.experts(p, None if complete else batch["cluster"]), params
   )
 
-  def of_group(transformer: Any, tokens: Array, mask: Array) -> tuple[Array, Array]:
-    return loss(family.transformer.logits(transformer, tokens[:, :-1]), tokens[:, 1:], mask)
-
-  def of_batch(experts: Any, tokens: Array, mask: Array) -> tuple[Array, Array]:
-    nats, count = jax.vmap(of_group, in_axes=(family.group_axes, 0, 0), spmd_axis_name="expert")(
-      experts, tokens, mask
-    )
-    return nats.sum(), count.sum()
+  def of_batch(experts: Any, rows: Batch) -> tuple[Array, Array]:
+    tokens = rows["tokens"]
+    extras = {name: part for name, part in rows.items() if name not in _BATCH}
+    logits = family.transformer.logits(experts, tokens[..., :-1])
+    return loss(logits, tokens[..., 1:], rows["mask"], **extras)
 
   value_and_grad = jax.value_and_grad(of_batch, has_aux=True)
+  rows = {name: part for name, part in batch.items() if name != "cluster"}
   if microbatches == 1:
-    (nats, count), grads = value_and_grad(experts, batch["tokens"], batch["mask"])
+    (nats, count), grads = value_and_grad(experts, rows)
   else:
 
     def cut(x: Array) -> Array:
       g, b, *rest = x.shape
       return x.reshape(g, microbatches, b // microbatches, *rest).swapaxes(0, 1)
 
-    def add(total: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
-      (nats, count), grads = value_and_grad(experts, *part)
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+      (nats, count), grads = value_and_grad(experts, part)
       return jax.tree.map(jnp.add, total, (nats, count, grads)), None
 
     zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, experts))
-    parts = (cut(batch["tokens"]), cut(batch["mask"]))
-    (nats, count, grads), _ = jax.lax.scan(add, zeros, parts)
+    (nats, count, grads), _ = jax.lax.scan(add, zeros, jax.tree.map(cut, rows))
   return nats, count, pull_back(grads)[0]
 
 
