@@ -5,15 +5,13 @@ Here are only names, types and the constraints that a machine can check.
 """
 
 import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
 
 from specialization.errors import UserError
+from specialization.strict import at_least, one_of
 
-T = TypeVar("T")
+STRATEGIES = ("generic", "clustered", "balanced", "importance", "none")
+CHOICES = ("most_frequent", "lowest_loss", "histogram", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +54,8 @@ class ClustersConfig:
   embedder: str
   dimensions: int
   features: int
+  encoder: str
+  max_length: int
   fit_documents: int
   levels: tuple[int, ...]
   iterations: int
@@ -75,7 +75,7 @@ class ModelConfig:
   tie_embeddings: bool
 
   def __post_init__(self) -> None:
-    _at_least(1, self, "d_model", "n_layers", "n_heads", "n_kv_heads", "d_mlp")
+    at_least(1, self, "d_model", "n_layers", "n_heads", "n_kv_heads", "d_mlp")
     if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
       raise UserError(
         f"d_model={self.d_model} must be an even multiple of n_heads={self.n_heads}: rotary"
@@ -104,7 +104,7 @@ class ComputeConfig:
     one_of("compute.dtype", self.dtype, ("float32", "bfloat16"))
     one_of("compute.remat", self.remat, ("none", "dots", "full"))
     one_of("compute.attention", self.attention, ("reference", "blocked"))
-    _at_least(1, self, "scan_unroll", "attention_block", "microbatches")
+    at_least(1, self, "scan_unroll", "attention_block", "microbatches")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +170,7 @@ class TrainConfig:
   checkpoint_every: int
 
   def __post_init__(self) -> None:
-    _at_least(1, self, "batch_rows", "groups", "log_every", "checkpoint_every")
+    at_least(1, self, "batch_rows", "groups", "log_every", "checkpoint_every")
     if self.batch_rows % self.groups:
       raise UserError(
         f"batch_rows={self.batch_rows} must be a multiple of groups={self.groups}: each group of"
@@ -187,22 +187,111 @@ class MethodConfig:
   strategy: str
   clusters: int
   objective: str
+  teacher: str
   size: str
+  choose: str
   pretrain: TrainConfig
 
   def __post_init__(self) -> None:
-    one_of("strategy", self.strategy, ("generic", "clustered", "balanced"))
-    one_of("objective", self.objective, ("next_token",))
-    if (self.clusters == 1) != (self.strategy == "generic"):
+    one_of("strategy", self.strategy, STRATEGIES)
+    one_of("objective", self.objective, ("next_token", "distillation"))
+    one_of("choose", self.choose, CHOICES)
+    if (self.clusters == 1) != (self.strategy in ("generic", "none")):
       raise UserError(
-        f"strategy={self.strategy!r} does not go with clusters={self.clusters}: generic data has"
-        " one cluster, clustered and balanced data have more."
+        f"strategy={self.strategy!r} does not go with clusters={self.clusters}: generic data (or"
+        " none) has one cluster, clustered, balanced and importance data have more."
+      )
+    if self.strategy == "importance" and self.pretrain.groups != 1:
+      raise UserError(
+        f"strategy='importance' draws each row from its own cluster: set pretrain.groups="
+        f"{self.pretrain.groups} to 1."
+      )
+    if bool(self.teacher) != (self.objective == "distillation"):
+      raise UserError(
+        f"objective={self.objective!r} does not go with teacher={self.teacher!r}: distillation"
+        " needs the name of the method that teaches, and nothing else has one."
       )
     if self.strategy == "balanced" and self.pretrain.groups != self.clusters:
       raise UserError(
         f"strategy='balanced' needs a group for each cluster in every batch: set"
         f" pretrain.groups={self.pretrain.groups} to clusters={self.clusters}."
       )
+
+  @property
+  def experts(self) -> int:
+    """How many experts the pretraining parameters hold: one for each cluster, or one in all."""
+    return self.clusters if self.strategy in ("clustered", "balanced") else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceConfig:
+  """The distribution over clusters that resamples generic text for a domain."""
+
+  smoothing: float
+  tokens: int
+  most_repeats: float
+
+  def __post_init__(self) -> None:
+    at_least(0, self, "smoothing", "tokens", "most_repeats")
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationConfig:
+  weight: float
+  temperature: float
+  top_k: int
+  cache: bool
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.weight <= 1:
+      raise UserError(f"distillation.weight={self.weight} must lie between 0 and 1.")
+    if not self.temperature > 0:
+      raise UserError(f"distillation.temperature={self.temperature} must be above 0.")
+    at_least(0, self, "top_k")
+    if self.cache and not self.top_k:
+      raise UserError(
+        "distillation.cache=True keeps the teacher's largest logits on disk: say how many with"
+        " distillation.top_k (128 lose next to nothing)."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetsConfig:
+  """What binds: 0 is no limit."""
+
+  generic_flops: float
+  generic_device_hours: float
+  specialization_flops: float
+  specialization_device_hours: float
+  sustained_flops: float
+  inference_parameters: int
+  domain_tokens: int
+
+  def __post_init__(self) -> None:
+    at_least(0, self, *(field.name for field in dataclasses.fields(self)))
+    if (self.generic_device_hours or self.specialization_device_hours) and not self.sustained_flops:
+      raise UserError(
+        "A budget in device_hours needs budgets.sustained_flops (FLOP/s of one device, as"
+        " `specialization doctor` measures it)."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+  """What cells there are beside methods, domains and domain sizes."""
+
+  shares: tuple[float, ...]
+  seeds: tuple[int, ...]
+  cells: tuple[str, ...]
+
+  def __post_init__(self) -> None:
+    for name in ("shares", "seeds", "cells"):
+      values = getattr(self, name)
+      if not values or len(set(values)) < len(values):
+        raise UserError(f"study.{name}={values} needs at least one entry, and each only once.")
+    for share in self.shares:
+      if not 0 < share <= 1 or abs(100 * share - round(100 * share)) > 1e-9:
+        raise UserError(f"study.shares={self.shares} must be whole hundredths above 0, at most 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,13 +306,13 @@ class SpecializeConfig:
   train: TrainConfig
 
   def __post_init__(self) -> None:
-    one_of("specialize.choose", self.choose, ("most_frequent", "lowest_loss", "histogram"))
+    one_of("specialize.choose", self.choose, CHOICES)
     if not 0 <= self.replay < 1:
       raise UserError(f"specialize.replay={self.replay} must lie in [0, 1).")
     if not self.domain_tokens:
       raise UserError("specialize.domain_tokens=() needs at least one number of tokens.")
-    _at_least(1, self, "evaluate_every")
-    _at_least(0, self, "patience")
+    at_least(1, self, "evaluate_every")
+    at_least(0, self, "patience")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +335,10 @@ class Config:
   compute: ComputeConfig
   pretrain: TrainConfig
   specialize: SpecializeConfig
+  importance: ImportanceConfig
+  distillation: DistillationConfig
+  budgets: BudgetsConfig
+  study: StudyConfig
   evaluation_rows: int
   compilation_cache: str
   metrics: MetricsConfig
@@ -253,7 +346,7 @@ class Config:
   def __post_init__(self) -> None:
     if not self.methods:
       raise UserError("The config has no methods: give `config.methods` at least one row.")
-    _at_least(1, self, "sequence_length", "evaluation_rows")
+    at_least(1, self, "sequence_length", "evaluation_rows")
     for name, row in self.methods.items():
       if row.size not in self.sizes:
         raise UserError(
@@ -265,83 +358,10 @@ class Config:
           f"methods.{name}.clusters={row.clusters} is not a level of the cluster tree:"
           f" add it to clusters.levels={self.clusters.levels} or choose one of them."
         )
-
-
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-  """Raises UserError, naming the nearest choice, unless value is one of choices."""
-  if value not in choices:
-    raise UserError(f"{name}={value!r} is unknown{_nearest(value, choices)}")
-
-
-def known_key(where: str, key: str, known: Iterable[str]) -> None:
-  """Raises UserError, naming the nearest key, unless a group of fields has this one."""
-  known = tuple(known)
-  if key not in known:
-    raise UserError(f"{where} has no field {key!r}{_nearest(key, known)}")
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-  known = tuple(known)
-  match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-  return f": did you mean {match[0]!r}?" if match else f": choose one of {', '.join(known)}."
-
-
-def _at_least(least: int, config: Any, *names: str) -> None:
-  for name in names:
-    if getattr(config, name) < least:
-      raise UserError(f"{name}={getattr(config, name)} must be at least {least}.")
-
-
-def parse(cls: type[T], tree: Mapping[str, Any], where: str = "config") -> T:
-  """Builds a frozen dataclass from nested mappings; every field must be there and no other.
-
-  Args:
-    cls: a dataclass whose fields are scalars, tuples, mappings or dataclasses.
-    tree: nested mappings, as ml_collections.ConfigDict.to_dict() gives.
-    where: dotted name of this part, for messages.
-
-  Raises:
-    UserError: an unknown key (naming the nearest one), a missing key or a value of another type.
-  """
-  hints = typing.get_type_hints(cls)
-  for key in tree:
-    known_key(where, key, hints)
-  if missing := [key for key in hints if key not in tree]:
-    raise UserError(f"{where}.{missing[0]} is not set: give it a value (see configs/base.py).")
-  return cls(**{key: _value(hints[key], tree[key], f"{where}.{key}") for key in hints})
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-  origin, args = typing.get_origin(kind), typing.get_args(kind)
-  if dataclasses.is_dataclass(kind):
-    if not isinstance(value, Mapping):
-      raise UserError(f"{where} must be a group of fields, not {value!r}.")
-    return parse(typing.cast(type, kind), value, where)
-  if origin is Mapping or origin is dict:
-    if not isinstance(value, Mapping):
-      raise UserError(f"{where} must be a group of fields, not {value!r}.")
-    return types.MappingProxyType({k: _value(args[1], v, f"{where}.{k}") for k, v in value.items()})
-  if origin is tuple:
-    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
-    if len(kinds) != len(items):
-      raise UserError(f"{where}={value!r} must have {len(kinds)} entries.")
-    return tuple(_value(k, v, where) for k, v in zip(kinds, items, strict=True))
-  choices = args if origin is types.UnionType else (kind,)
-  if float in choices and isinstance(value, int) and not isinstance(value, bool):
-    return value if int in choices else float(value)
-  if not any(type(value) is choice for choice in choices):
-    names = " or ".join(choice.__name__ for choice in choices)
-    raise UserError(f"{where}={value!r} must be of type {names}.")
-  return value
-
-
-def to_dict(config: Any) -> Any:
-  """Returns the dataclass as nested plain dicts, lists and scalars, ready for JSON."""
-  if dataclasses.is_dataclass(config):
-    return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-  if isinstance(config, Mapping):
-    return {key: to_dict(value) for key, value in config.items()}
-  if isinstance(config, tuple):
-    return [to_dict(value) for value in config]
-  return config
+      if row.teacher:
+        one_of(f"methods.{name}.teacher", row.teacher, tuple(self.methods))
+        if self.methods[row.teacher].objective == "distillation":
+          raise UserError(
+            f"methods.{name}.teacher={row.teacher!r} is itself distilled: choose a method whose"
+            " objective is next_token."
+          )

@@ -15,17 +15,19 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from specialization.config import Config, known_key, one_of, parse
+from specialization.config import Config
 from specialization.errors import UserError
+from specialization.strict import known_key, one_of, parse
 
-VERBS = ("run", "prepare", "pretrain", "specialize", "evaluate", "report", "doctor")
+VERBS = ("run", "prepare", "pretrain", "specialize", "evaluate", "report", "cells", "doctor")
 
 USAGE = f"""Small specialized language models under four budgets.
 
   python -m specialization VERB --config=configs/NAME.py[:variant] --workdir=DIR [--config.X=VALUE]
 
 VERB is one of {", ".join(VERBS)}.
-`run` does all of it and goes on where it stopped; the others do one phase of it."""
+`run` does all of it and goes on where it stopped; most others do one phase of it. `cells` lists the
+cells of the study with their states. Several processes may run the same study in one folder."""
 
 # A person, not a bug, fills disks, mounts them read-only and puts files where folders belong.
 _MENDABLE = {
@@ -54,7 +56,7 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_string(
     "only",
     "*",
-    "Pattern of the methods or cells (METHOD--DOMAIN--TOKENS) to work on.",
+    "Pattern of the methods or cells (METHOD--DOMAIN--TOKENS--bPERCENT--sSEED) to work on.",
     flag_values=values,
   )
   flags.DEFINE_bool(
