@@ -5,9 +5,9 @@ from setuptools import find_packages, setup
 ORACLES = [
   "torch>=2.10,<3",
   "transformers>=5.0,<6",
-  "safetensors>=0.6",
+  "sentence-transformers>=5.0,<6",
 ]
-HUB = ["datasets>=4.0,<6"]
+HUB = ["datasets>=4.0,<6", "huggingface-hub>=1.0,<3"]
 TEST = [
   "pytest>=8,<10",
   "pytest-xdist>=3.6,<4",
@@ -26,6 +26,7 @@ setup(
   install_requires=[
     "absl-py>=2.1,<3",
     "chex>=0.1.90,<0.2",
+    "filelock>=3.16,<5",
     "flax>=0.12,<0.13",
     "grain>=0.2.18,<0.3",
     "jax>=0.10.2,<0.13",
@@ -37,6 +38,7 @@ setup(
     "orbax-checkpoint>=0.12,<0.13",
     "packaging>=23",
     "pyarrow>=18,<30",
+    "safetensors>=0.6,<1",
     "scikit-learn>=1.6,<2",
     "tensorboardX>=2.6.2,<3",
     "tokenizers>=0.21,<0.24",

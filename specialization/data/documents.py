@@ -19,10 +19,11 @@ import pyarrow
 import pyarrow.parquet
 
 from specialization import artifact, metrics
-from specialization.config import DataConfig, DomainConfig, one_of
+from specialization.config import DataConfig, DomainConfig
 from specialization.data import readers
 from specialization.data.sources import Group, groups, identity, under
 from specialization.errors import UserError
+from specialization.strict import one_of
 
 SPLITS = ("train", "validation", "test")
 _ROW_GROUP = 4 << 20  # bytes of text that a part holds in memory

@@ -5,41 +5,52 @@ Dimensions: n texts (N documents of a split), D features of an embedding.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float32
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from specialization import artifact
-from specialization.config import ClustersConfig, one_of
+from specialization.config import ClustersConfig
 from specialization.data.documents import Documents
+from specialization.data.sentence import SentenceEmbedder
 from specialization.errors import UserError
 from specialization.metrics import progress
+from specialization.strict import one_of
+
+_TEXTS = 4096  # that are embedded in one go: of more, those of like length go better together
 
 
 @runtime_checkable
 class Embedder(Protocol):
   dimensions: int  # D
   hash: str  # of everything that its vectors depend on
+  flops: float  # model FLOPs that `embed` has spent so far
 
   @classmethod
-  def fit(cls, texts: Iterator[str], n_texts: int, config: ClustersConfig, seed: int) -> "Embedder":
-    """Returns an embedder fitted on n_texts texts; its hash is not set."""
+  def prepare(
+    cls, documents: Documents, config: ClustersConfig, folder: Path, seed: int, mesh: Mesh
+  ) -> "Embedder":
+    """Returns the embedder, made unless its artifact is there.
+
+    Args:
+      documents: the generic ones, to fit it on.
+      config: its sizes.
+      folder: the artifact.
+      seed: of a fit.
+      mesh: to compute on.
+    """
     ...
 
-  def save(self, folder: Path) -> None: ...
-
-  @classmethod
-  def load(cls, folder: Path) -> "Embedder":
-    """Returns the embedder that `save` wrote and `prepare` made an artifact."""
-    ...
-
-  def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "n D"]:
-    """Returns one vector of length 1 for each text."""
+  def embed(
+    self, texts: Sequence[str], tell: Callable[[int], object] = lambda _: None
+  ) -> Float32[np.ndarray, "n D"]:
+    """Returns one vector of length 1 for each text; tells each time how many more are done."""
     ...
 
 
@@ -60,17 +71,39 @@ class TfidfEmbedder(Embedder):
       components: right singular vectors of the documents' TF-IDF matrix.
       hash: see Embedder.
     """
-    self.dimensions, self.hash = len(components), hash
+    self.dimensions, self.hash, self.flops = len(components), hash, 0.0
     self._words, self._idf, self._components = words, idf, components
     self._counter = _vectorizer(vocabulary=words)
     self._counter.idf_ = idf
     self._projection = np.ascontiguousarray(components.T)
 
   @classmethod
+  def prepare(
+    cls, documents: Documents, config: ClustersConfig, folder: Path, seed: int, mesh: Mesh
+  ) -> "TfidfEmbedder":
+    """See Embedder; it is fitted on config.fit_documents documents, and computes on the host.
+
+    Raises:
+      UserError: as `fit`; or the artifact was made from something else.
+    """
+    fields = ("embedder", "dimensions", "features", "fit_documents")
+    made_from = {
+      "documents": documents.hash,
+      **{field: getattr(config, field) for field in fields},
+      "seed": seed,
+    }
+    if not artifact.exists(folder, made_from):
+      n_texts = min(config.fit_documents, documents.count("train"))
+      with artifact.create(folder, made_from) as temporary:
+        texts = _evenly(documents, "train", n_texts)
+        cls.fit(texts, n_texts, config, seed).save(temporary)
+    return cls.load(folder)
+
+  @classmethod
   def fit(
     cls, texts: Iterator[str], n_texts: int, config: ClustersConfig, seed: int
   ) -> "TfidfEmbedder":
-    """See Embedder.
+    """Returns an embedder fitted on n_texts texts; its hash is not set.
 
     Raises:
       UserError: the texts have fewer documents or words than the embedding has dimensions.
@@ -104,11 +137,14 @@ class TfidfEmbedder(Embedder):
       idf, components = arrays["idf"], arrays["components"]
     return cls(words, idf, components, artifact.fingerprint(artifact.made_from(folder)))
 
-  def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "n D"]:
+  def embed(
+    self, texts: Sequence[str], tell: Callable[[int], object] = lambda _: None
+  ) -> Float32[np.ndarray, "n D"]:
     """See Embedder; a text without a known word gets the first axis, the average document's."""
     vectors = np.asarray(self._counter.transform(texts) @ self._projection, np.float32)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[length[:, 0] == 0, 0] = 1.0
+    tell(len(texts))
     return vectors / np.where(length == 0, 1.0, length)
 
 
@@ -116,35 +152,19 @@ def _vectorizer(**options: list[str] | int) -> TfidfVectorizer:
   return TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **options)
 
 
-EMBEDDERS: dict[str, type[Embedder]] = {"tfidf": TfidfEmbedder}
+EMBEDDERS: dict[str, type[Embedder]] = {"tfidf": TfidfEmbedder, "sentence_bert": SentenceEmbedder}
 
 
-def prepare(documents: Documents, config: ClustersConfig, folder: Path, seed: int) -> Embedder:
-  """Returns the embedder of the generic training text, fitted unless the artifact is there.
-
-  Args:
-    documents: the generic documents.
-    config: which embedder, and its sizes.
-    folder: the artifact.
-    seed: of the fit.
+def prepare(
+  documents: Documents, config: ClustersConfig, folder: Path, seed: int, mesh: Mesh
+) -> Embedder:
+  """Returns the embedder that config.embedder names; see Embedder.prepare.
 
   Raises:
-    UserError: an unknown embedder, too little text, or an artifact made from something else.
+    UserError: an unknown embedder, or as its own `prepare`.
   """
   one_of("clusters.embedder", config.embedder, tuple(EMBEDDERS))
-  kind = EMBEDDERS[config.embedder]
-  fields = ("embedder", "dimensions", "features", "fit_documents")
-  made_from = {
-    "documents": documents.hash,
-    **{field: getattr(config, field) for field in fields},
-    "seed": seed,
-  }
-  if not artifact.exists(folder, made_from):
-    n_texts = min(config.fit_documents, documents.count("train"))
-    with artifact.create(folder, made_from) as temporary:
-      texts = _evenly(documents, "train", n_texts)
-      kind.fit(texts, n_texts, config, seed).save(temporary)
-  return kind.load(folder)
+  return EMBEDDERS[config.embedder].prepare(documents, config, folder, seed, mesh)
 
 
 def _evenly(documents: Documents, split: str, n_texts: int) -> Iterator[str]:
@@ -185,9 +205,8 @@ def embed_documents(
         temporary / "vectors.npy", "w+", np.float32, (total, embedder.dimensions)
       )
       done = 0
-      for texts in documents.batches(split):
-        vectors[done : done + len(texts)] = embedder.embed(texts)
+      for texts in documents.batches(split, _TEXTS):
+        vectors[done : done + len(texts)] = embedder.embed(texts, bar.update)
         done += len(texts)
-        bar.update(len(texts))
       vectors.flush()
   return np.load(folder / "vectors.npy", mmap_mode="r")

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from specialization.config import one_of
 from specialization.errors import UserError
+from specialization.strict import one_of
 
 _LIBRARIES = ("fonttools", "matplotlib", "scikit-learn", "scipy")
 _INTERNET = re.compile(

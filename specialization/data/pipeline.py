@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 from jaxtyping import Int8, Int32, Int64, Shaped
 
+from specialization.data.sampler import Sampler
 from specialization.data.store import Store
 
 _THREADS = 2
@@ -23,19 +24,42 @@ _AHEAD = 8  # batches that wait in host memory
 
 
 @runtime_checkable
-class Sampler(Protocol):
-  """A pure function from steps to rows."""
+class Notes(Protocol):
+  """What is known of rows beside their tokens, such as a teacher's opinion."""
+
+  @property
+  def sizes(self) -> Mapping[str, int]:
+    """Numbers per target of each further part of a batch."""
+    ...
+
+  def at(
+    self, sources: Int8[np.ndarray, "g b"], rows: Int64[np.ndarray, "g b"]
+  ) -> dict[str, Shaped[np.ndarray, "g b T q"]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+  """Given rows in order, in batches of one group; those past the end are the last one again."""
+
+  sources: Int8[np.ndarray, "n"]
+  rows: Int64[np.ndarray, "n"]
+  rows_per_batch: int
 
   @property
   def shape(self) -> tuple[int, int]:
-    """(G, b)."""
-    ...
+    return 1, self.rows_per_batch
+
+  @property
+  def steps(self) -> int:
+    return -(-len(self.rows) // self.rows_per_batch)
 
   def indices(
     self, step: int
-  ) -> tuple[Int32[np.ndarray, "G"], Int8[np.ndarray, "G b"], Int64[np.ndarray, "G b"]]:
-    """Returns cluster of each group, source (which store) and row in it."""
-    ...
+  ) -> tuple[Int32[np.ndarray, "1"], Int8[np.ndarray, "1 b"], Int64[np.ndarray, "1 b"]]:
+    """See Sampler."""
+    at = step * self.rows_per_batch + np.arange(self.rows_per_batch)[None]
+    at = np.minimum(at, len(self.rows) - 1)
+    return np.zeros(1, np.int32), self.sources[at], self.rows[at]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +88,17 @@ class Sequential:
 class Pipeline:
   """The batch of a step, or any rectangle of it, read from stores of one sequence length."""
 
-  def __init__(self, sampler: Sampler, stores: Sequence[Store]):
+  def __init__(self, sampler: Sampler, stores: Sequence[Store], notes: Notes | None = None):
     """
     Args:
       sampler: which rows.
       stores: the sources that it names.
+      notes: what a batch holds beside tokens, cluster and mask.
 
     Raises:
       ValueError: the stores differ in sequence length.
     """
-    self._sampler, self._stores = sampler, stores
+    self._sampler, self._stores, self._notes = sampler, stores, notes
     self._length = stores[0].sequence_length
     if any(store.sequence_length != self._length for store in stores):
       raise ValueError("The stores of one pipeline must have one sequence length.")
@@ -86,7 +111,11 @@ class Pipeline:
       "tokens": (*shape, self._length + 1),
       "cluster": shape[:1],
       "mask": (*shape, self._length),
-    }
+    } | {name: (*shape, self._length, size) for name, size in self._sizes.items()}
+
+  @property
+  def _sizes(self) -> Mapping[str, int]:
+    return self._notes.sizes if self._notes else {}
 
   def indices(
     self, step: int
@@ -105,7 +134,8 @@ class Pipeline:
       tokens[here] = store.rows(row[here])
       mask[here] = store.mask(row[here])
     mask[row < 0] = False
-    return {"tokens": tokens, "cluster": cluster[groups], "mask": mask}
+    notes = self._notes.at(sources, row) if self._notes else {}
+    return {"tokens": tokens, "cluster": cluster[groups], "mask": mask, **notes}
 
 
 def process_slices(sharding: Sharding, shape: Sequence[int]) -> tuple[slice, slice]:
@@ -171,8 +201,10 @@ def batches(
   """
   shapes = pipeline.shapes
   groups, rows = process_slices(shardings["tokens"], shapes["tokens"])
-  corner = (groups.start, rows.start, 0)
-  begins = {"tokens": corner, "cluster": (0,), "mask": corner}
+  begins = {
+    name: (groups.start, rows.start, *[0] * (len(shape) - 2)) if len(shape) > 1 else (0,)
+    for name, shape in shapes.items()
+  }
 
   def load(step: int) -> dict[str, np.ndarray]:
     # Every process gets all clusters: their sharding need not be that of the rows.

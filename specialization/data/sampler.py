@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int8, Int32, Int64, UInt64
@@ -82,6 +83,22 @@ def _epochs(
   """Returns the entry at each position of an endless sequence of shuffled epochs of range(size)."""
   epoch, within = np.divmod(position, size)
   return permute(within, size, keys(*names, epoch))
+
+
+@runtime_checkable
+class Sampler(Protocol):
+  """A pure function from steps to rows."""
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """(G, b)."""
+    ...
+
+  def indices(
+    self, step: int
+  ) -> tuple[Int32[np.ndarray, "G"], Int8[np.ndarray, "G b"], Int64[np.ndarray, "G b"]]:
+    """Returns cluster of each group, source (which store) and row in it."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +256,26 @@ class ClusterSampler:
   def repeats(self, steps: int) -> Float64[np.ndarray, "K"]:
     """Returns how many epochs each cluster has been through after so many steps."""
     return self._visits(steps) * self._rows / np.maximum(self._sizes, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+  """The rows of a cluster sampler as one group, for a model with one expert."""
+
+  sampler: ClusterSampler
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """(1, G b)."""
+    groups, rows = self.sampler.shape
+    return 1, groups * rows
+
+  def indices(
+    self, step: int
+  ) -> tuple[Int32[np.ndarray, "1"], Int8[np.ndarray, "1 b"], Int64[np.ndarray, "1 b"]]:
+    """Returns cluster and source (always 0) and rows of a step, as `Pipeline` wants them."""
+    rows = self.sampler.batch(step)[1].reshape(1, -1)
+    return np.zeros(1, np.int32), np.zeros(rows.shape, np.int8), rows
 
 
 class ReplaySampler:

@@ -98,10 +98,8 @@ class Store:
     start, stop = self.ranges(tree, level)[cluster].tolist()
     return start, stop
 
-  def histogram(
-    self, tree: Tree, level: int, max_tokens: int = 0
-  ) -> Float64[np.ndarray, "{level}"]:
-    """Returns P(c | these documents), counted by documents as in the paper.
+  def counts(self, tree: Tree, level: int, max_tokens: int = 0) -> Int64[np.ndarray, "{level}"]:
+    """Returns how many documents each cluster has, the paper's way to count.
 
     Args:
       tree: the tree by which the documents were assigned to leaves.
@@ -115,7 +113,14 @@ class Store:
     n = np.searchsorted(begin, max_tokens) if max_tokens else len(begin)
     bounds = self._leaf_bounds(tree, level)
     counts = np.bincount(self._doc_leaf[:n], minlength=bounds[-1])
-    return np.add.reduceat(counts, bounds[:-1]) / n
+    return np.add.reduceat(counts, bounds[:-1])
+
+  def histogram(
+    self, tree: Tree, level: int, max_tokens: int = 0
+  ) -> Float64[np.ndarray, "{level}"]:
+    """Returns P(c | these documents); arguments and errors are those of `counts`."""
+    counts = self.counts(tree, level, max_tokens)
+    return counts / counts.sum()
 
   def row_histogram(self, tree: Tree, level: int) -> Float64[np.ndarray, "{level}"]:
     """Returns P(c | these rows); raises as `ranges` does."""

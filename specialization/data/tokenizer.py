@@ -8,9 +8,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from specialization import artifact, metrics
-from specialization.config import TokenizerConfig, to_dict
+from specialization.config import TokenizerConfig
 from specialization.data.documents import Documents
 from specialization.errors import UserError
+from specialization.strict import to_dict
 
 END_OF_DOCUMENT = "<|endoftext|>"
 _SMALLEST = 257  # every byte and the end of a document

@@ -177,6 +177,8 @@ def config(**changes):
     embedder="tfidf",
     dimensions=10,
     features=100,
+    encoder="",
+    max_length=1,
     fit_documents=500,
     levels=LEVELS,
     iterations=20,

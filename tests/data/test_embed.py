@@ -8,7 +8,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from specialization import artifact
+import tiny
+from specialization import artifact, metrics
 from specialization.config import ClustersConfig
 from specialization.data import embed
 from specialization.data.documents import Documents
@@ -41,14 +42,25 @@ def make_texts(n=90, seed=0):
 
 def config(**changes):
   fields = dict(
-    embedder="tfidf", dimensions=6, features=60, fit_documents=1000, levels=(2,), iterations=5
+    embedder="tfidf",
+    dimensions=6,
+    features=60,
+    encoder="",
+    max_length=1,
+    fit_documents=1000,
+    levels=(2,),
+    iterations=5,
   )
   return ClustersConfig(**(fields | changes))
 
 
+def prepare(documents, folder, seed=0, **changes):
+  return embed.prepare(documents, config(**changes), folder, seed, tiny.mesh())
+
+
 def test_equals_scikit_learn(tmp_path):
   texts = make_texts()
-  embedder = embed.prepare(Texts(texts), config(), tmp_path / "embedder", 3)
+  embedder = prepare(Texts(texts), tmp_path / "embedder", seed=3)
   counts = TfidfVectorizer(max_features=60, sublinear_tf=True)
   svd = TruncatedSVD(6, random_state=3).fit(counts.fit_transform(texts))
   new = make_texts(20, seed=1)
@@ -58,7 +70,7 @@ def test_equals_scikit_learn(tmp_path):
 
 
 def test_rows_have_unit_length_and_topics_part(tmp_path):
-  embedder = embed.prepare(Texts(make_texts()), config(), tmp_path / "embedder", 0)
+  embedder = prepare(Texts(make_texts()), tmp_path / "embedder")
   vectors = embedder.embed([*make_texts(30, seed=2), "", "unheard"])
   assert vectors.dtype == np.float32
   assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
@@ -73,7 +85,7 @@ def test_rows_have_unit_length_and_topics_part(tmp_path):
 def test_is_fitted_on_documents_from_all_over(tmp_path):
   texts = [f"word{i} common" for i in range(100)]
   documents = Texts(texts)
-  embedder = embed.prepare(documents, config(fit_documents=10), tmp_path / "embedder", 0)
+  embedder = prepare(documents, tmp_path / "embedder", fit_documents=10)
   embedder.save(tmp_path)
   words = {word for word in (tmp_path / "words.json").read_text().split('"') if "word" in word}
   assert words == {f"word{i}" for i in range(0, 100, 10)}
@@ -81,16 +93,16 @@ def test_is_fitted_on_documents_from_all_over(tmp_path):
 
 def test_is_kept_without_pickle_and_refused_for_other_text(tmp_path, monkeypatch):
   documents, folder = Texts(make_texts()), tmp_path / "embedder"
-  first = embed.prepare(documents, config(), folder, 0)
+  first = prepare(documents, folder)
   monkeypatch.setattr(embed.TfidfEmbedder, "fit", None)
-  again = embed.prepare(documents, config(), folder, 0)
+  again = prepare(documents, folder)
   assert again.hash == first.hash != ""
   assert np.array_equal(again.embed(documents.all), first.embed(documents.all))
   assert artifact.made_from(folder)["documents"] == "texts"
   with np.load(folder / "projection.npz", allow_pickle=False) as arrays:
     assert arrays["components"].shape == (6, len(arrays["idf"]))
   with pytest.raises(UserError, match="dimensions=6"):
-    embed.prepare(documents, config(dimensions=5), folder, 0)
+    prepare(documents, folder, dimensions=5)
 
 
 def test_loads_in_a_fraction_of_a_second(tmp_path):
@@ -106,7 +118,7 @@ def test_loads_in_a_fraction_of_a_second(tmp_path):
 
 def test_embed_documents_streams_once(tmp_path):
   documents = Texts(make_texts())
-  embedder = embed.prepare(documents, config(), tmp_path / "embedder", 0)
+  embedder = prepare(documents, tmp_path / "embedder")
   documents.read = 0
   vectors = embed.embed_documents(embedder, documents, "train", tmp_path / "vectors")
   assert documents.read == 13
@@ -119,14 +131,28 @@ def test_embed_documents_streams_once(tmp_path):
     embed.embed_documents(embedder, documents, "test", tmp_path / "vectors")
 
 
+def test_progress_counts_every_document(tmp_path, monkeypatch):
+  bars = []
+
+  def progress(*arguments):
+    bars.append(metrics.progress(*arguments))
+    return bars[-1]
+
+  monkeypatch.setattr(embed, "progress", progress)
+  documents = Texts(make_texts())
+  embedder = prepare(documents, tmp_path / "embedder")
+  embed.embed_documents(embedder, documents, "train", tmp_path / "vectors")
+  assert [(bar.n, bar.total) for bar in bars] == [(90, 90)] * 2  # fitted on, embedded
+
+
 def test_too_little_text_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"4 documents with .* clusters\.dimensions=6"):
-    embed.prepare(Texts(make_texts(4)), config(), tmp_path / "embedder", 0)
+    prepare(Texts(make_texts(4)), tmp_path / "embedder")
   with pytest.raises(UserError, match="no words"):
-    embed.prepare(Texts(["", "?"]), config(), tmp_path / "embedder", 0)
+    prepare(Texts(["", "?"]), tmp_path / "embedder")
   assert not (tmp_path / "embedder").exists()
 
 
 def test_an_unknown_embedder_is_refused(tmp_path):
   with pytest.raises(UserError, match="did you mean 'tfidf'"):
-    embed.prepare(Texts(make_texts()), config(embedder="tfidff"), tmp_path / "embedder", 0)
+    prepare(Texts(make_texts()), tmp_path / "embedder", embedder="tfidff")
