@@ -1,0 +1,105 @@
+"""Comparisons of rows: gains over a rival, whether that is chance, what is worth its cost."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from specialization.report.results import Row, Study, Value, over_seeds, shared
+
+_CLEAR = 2.0  # standard deviations over seeds
+_WORTH = 0.01  # nats per token that a higher cost must bring
+_ALIKE = 1.05  # times a cost: as good as equal, since fine-tuning stops a little early or late
+HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "too close to call"
+
+
+def gains(
+  row: Row, rival: Row, domains: Sequence[str] = (), rival_when: str = "after"
+) -> dict[int, float]:
+  """Returns by how many nats per token a row is better than its rival, for each seed of both.
+
+  Args:
+    row, rival: what is compared, after fine-tuning.
+    domains: over which the average goes; none: those that both have.
+    rival_when: after, or before its fine-tuning.
+  """
+  domains = domains or shared([row, rival])
+  if not domains or any(d not in r.cells for d in domains for r in (row, rival)):
+    return {}
+  found = {}
+  for seed in sorted(set.intersection(*(set(r.cells[d]) for d in domains for r in (row, rival)))):
+    mine = [row.cells[d][seed].nll["after", "domain"] for d in domains]
+    its = [rival.cells[d][seed].nll[rival_when, "domain"] for d in domains]
+    if all(map(math.isfinite, (*mine, *its))):
+      found[seed] = float(np.mean(its)) - float(np.mean(mine))
+  return found
+
+
+def gain(
+  row: Row, rival: Row, domains: Sequence[str] = (), rival_when: str = "after"
+) -> Value | None:
+  """Returns the mean of `gains` and its deviation over seeds, None if there is none."""
+  found = gains(row, rival, domains, rival_when)
+  return over_seeds(list(found.values())) if found else None
+
+
+def difference(more: Mapping[int, float], less: Mapping[int, float]) -> Value | None:
+  """Returns more - less over the seeds of both, None if there is none."""
+  seeds = sorted(set(more) & set(less))
+  return over_seeds([more[seed] - less[seed] for seed in seeds]) if seeds else None
+
+
+def verdict(values: Sequence[Value]) -> str:
+  """Returns whether all of some numbers are positive, and by more than chance.
+
+  With several seeds that is more than twice the deviation between them; one seed cannot say.
+  """
+  clear = [abs(value.mean) > _CLEAR * (value.spread or 0.0) for value in values]
+  signs = [math.copysign(c, v.mean) for c, v in zip(clear, values, strict=True)]
+  said = FAILS if min(signs) < 0 else HOLDS if min(signs) > 0 else UNCLEAR
+  return said + " (one seed)" * any(value.spread is None for value in values)
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> float:
+  """Returns Spearman's rank correlation, NaN where one side is constant."""
+
+  def ranks(values: Sequence[float]) -> np.ndarray:
+    ordered = sorted(values)  # equal values share their mean rank
+    return np.array([ordered.index(v) + ordered.count(v) / 2 - len(values) / 2 for v in values])
+
+  a, b = ranks(x), ranks(y)
+  norm = math.sqrt(float(a @ a) * float(b @ b))
+  return float(a @ b) / norm if norm else math.nan
+
+
+def front(
+  rows: Iterable[Row], cost: Callable[[Row], float], domains: Sequence[str]
+) -> list[tuple[Row, float]]:
+  """Returns the rows that are better than all cheaper ones, by ascending cost, with their costs.
+
+  What is better by less than 0.01 nats per token is not worth a higher cost; costs that differ by
+  less than 5% count as equal.
+  """
+  found: list[tuple[Row, float]] = []
+  best = math.inf
+  priced = [(cost(row), row.macro(domains=domains), row) for row in rows]
+  for price, perplexity, row in sorted(priced, key=lambda item: item[:2]):
+    if math.isfinite(perplexity) and math.log(perplexity) < best - _WORTH:
+      cheaper = found[:-1] if found and price <= _ALIKE * found[-1][1] else found
+      found, best = [*cheaper, (row, price)], math.log(perplexity)
+  return found
+
+
+def crossing(few: Row, many: Row, unit: str = "flops") -> int | None:
+  """Returns from how many tasks on `few` costs more than `many`, None if it never does."""
+  generic = many.spent(unit, "generic") - few.spent(unit, "generic")
+  each = few.spent(unit, "specialization") - many.spent(unit, "specialization")
+  if each <= 0:
+    return None
+  return max(1, math.floor(generic / each) + 1)
+
+
+def plain(study: Study) -> str | None:
+  """Returns the plain small model: dense, on generic text, without a teacher."""
+  small = (row for row in study.rows if row.method in study.small)
+  return next((row.method for row in small if row.kind == "plain"), None)

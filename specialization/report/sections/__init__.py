@@ -1,0 +1,31 @@
+"""The sections of the report, one idea in each file; one that has nothing to show is left out."""
+
+from specialization.report.figures import Section
+from specialization.report.results import Study
+from specialization.report.sections import (
+  advice,
+  claims,
+  clusters,
+  costs,
+  distillation,
+  domains,
+  entropy,
+  experts,
+  horizons,
+  importance,
+  resources,
+  summary,
+  tasks,
+  training,
+)
+
+_ORDER = (
+  *(summary, claims, advice, horizons, domains, costs, tasks, resources, experts, distillation),
+  *(clusters, entropy, importance, training),
+)
+
+
+def of(study: Study) -> list[Section]:
+  """Returns the sections in the order to show."""
+  found = (part.section(study) for part in _ORDER)
+  return [section for section in found if section is not None]
