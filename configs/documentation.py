@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
   corpora.documentation(config)
   small_cpu.use(config)
   config.pretrain.horizon.steps = 400
-  config.specialize.train.horizon.steps = 60
+  config.specialize.train.horizon.steps = 48
   for method in (slm, slm_mix, slm_pn):
     method.add(config)
   if variant == "smoke":

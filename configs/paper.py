@@ -43,7 +43,8 @@ def get_config() -> ConfigDict:
   config.data.workers = 16
   config.tokenizer.vocab_size = 32_000
   config.tokenizer.train_bytes = 2_000_000_000
-  config.clusters.dimensions = 384
+  config.clusters.embedder = "sentence_bert"
+  config.clusters.encoder = "hub:sentence-transformers/all-MiniLM-L6-v2"
   config.clusters.fit_documents = 1_000_000
   config.clusters.levels = (16, 32, 64, 256, 1024)
   config.sizes.slm = base.size(d_model=1024, n_layers=7, n_heads=8, d_mlp=2816)

@@ -56,13 +56,20 @@ def train_flops_per_token(model: ModelConfig, vocab_size: int, length: int) -> i
   return 3 * forward_flops_per_token(model, vocab_size, length)
 
 
-def steps(horizon: HorizonConfig, tokens_per_step: int, flops_per_step: float) -> int:
-  """Returns the number of whole steps that the horizon pays for.
+def limit(flops: float, device_hours: float, sustained_flops: float) -> float:
+  """Returns the FLOPs that a budget in either or both of its units allows; 0 is no limit."""
+  return min(flops or math.inf, device_hours * 3600 * sustained_flops or math.inf)
+
+
+def steps(
+  horizon: HorizonConfig, tokens_per_step: int, flops_per_step: float, most_flops: float = math.inf
+) -> int:
+  """Returns the number of whole steps that the horizon and a limit pay for.
 
   Device-hours count every device, so more of them spend a budget sooner and not on more steps.
 
   Raises:
-    UserError: it pays for none.
+    UserError: they pay for none.
   """
   flops = horizon.flops + horizon.device_hours * 3600 * horizon.sustained_flops
   count = horizon.steps or math.floor(horizon.tokens / tokens_per_step + flops / flops_per_step)
@@ -71,7 +78,12 @@ def steps(horizon: HorizonConfig, tokens_per_step: int, flops_per_step: float) -
       f"The horizon is too small for one step of {tokens_per_step:,} tokens and"
       f" {flops_per_step:.3g} FLOPs: raise it or make the batch smaller."
     )
-  return count
+  if most_flops < flops_per_step:
+    raise UserError(
+      f"The budget has {most_flops:.3g} FLOPs left, too few for one step of {tokens_per_step:,}"
+      f" tokens and {flops_per_step:.3g} FLOPs: raise it or make the batch smaller."
+    )
+  return min(count, math.floor(min(most_flops / flops_per_step, 2**53)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,27 @@ class Checkpoints:
   """The checkpoints of one training phase, written in the background.
 
   Each holds the items `params`, `optimizer` (with the step) and `metadata` (JSON), and appears
-  under its final name only when whole. Kept are the newest and, where a validation loss is given
-  on saving, the one with the lowest.
+  under its final name only when whole. Kept are the newest, where a validation loss is given on
+  saving the one with the lowest, and those of some steps.
   """
 
-  def __init__(self, folder: Path, *, read_only: bool = False):
-    """Removes what a killed run left half written, unless another run may be writing there."""
+  def __init__(self, folder: Path, *, read_only: bool = False, keep: Sequence[int] = ()):
+    """Removes what a killed run left half written, unless another run may be writing there.
+
+    Args:
+      folder: of all of them.
+      read_only: another run's, which is not touched.
+      keep: steps whose checkpoints stay.
+    """
     self._folder = folder.absolute()
     lowest = policies.BestN(
       get_metric_fn=_validation, reverse=True, n=1, keep_checkpoints_without_metrics=False
     )
-    keep = [policies.LatestN(1), lowest]
+    kept = [policies.LatestN(1), lowest, policies.CustomSteps(steps=list(keep))]
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(keep),
+        preservation_policy=policies.AnyPreservationPolicy(kept),
         best_fn=_validation,
         best_mode="min",
         enable_async_checkpointing=True,
@@ -50,6 +56,10 @@ class Checkpoints:
   def latest(self) -> int | None:
     """Returns the newest complete checkpoint's step."""
     return self._manager.latest_step()
+
+  def has(self, step: int) -> bool:
+    """Whether the step has a complete checkpoint."""
+    return step in self._manager.all_steps()
 
   def best(self) -> int | None:
     """Returns the step with the lowest validation loss, the newest if none was given."""

@@ -15,11 +15,20 @@ from specialization.errors import UserError
 Schedule = Callable[[Any], Any]
 
 
-def schedule(config: OptimizerConfig, steps: int, factor: float = 1.0) -> Schedule:
-  """Returns the learning rate of each step: linear warm-up, then constant, cosine or WSD."""
+def schedule(
+  config: OptimizerConfig, steps: int, factor: float = 1.0, longest: int = 0
+) -> Schedule:
+  """Returns the learning rate of each step: linear warm-up, then constant, cosine or WSD.
+
+  Args:
+    config: which schedule.
+    steps: its length.
+    factor: of the learning rate.
+    longest: steps of the longest run, whose warm-up this one shares; 0: of this one.
+  """
   peak = config.learning_rate * factor
   final = peak * config.final_share
-  warmup = round(steps * config.warmup_share)
+  warmup = round((longest or steps) * config.warmup_share)
   rest = max(steps - warmup, 1)
   if config.schedule == "constant":
     after = optax.constant_schedule(peak)
@@ -32,6 +41,12 @@ def schedule(config: OptimizerConfig, steps: int, factor: float = 1.0) -> Schedu
   # One step past zero: the first update should move something.
   ramp = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
   return optax.join_schedules([ramp, after], [warmup])
+
+
+def shared_steps(config: OptimizerConfig, steps: int) -> int:
+  """Returns how many first steps a run has in common with every longer one with its warm-up."""
+  own = {"constant": 0.0, "wsd": config.cooldown_share, "cosine": 1.0}
+  return steps - round(steps * own[config.schedule])
 
 
 def names(tree: Any) -> Any:
@@ -126,7 +141,12 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def make_optimizer(
-  config: OptimizerConfig, steps: int, params: Any, axes: Any, factor: float = 1.0
+  config: OptimizerConfig,
+  steps: int,
+  params: Any,
+  axes: Any,
+  factor: float = 1.0,
+  longest: int = 0,
 ) -> optax.GradientTransformation:
   """Returns clipping, AdamW or Muon, decoupled decay and the schedule, chained.
 
@@ -136,6 +156,7 @@ def make_optimizer(
     params: parameters or their shapes.
     axes: their logical axes.
     factor: of the learning rate, as a fine-tuning recipe sets it.
+    longest: see `schedule`.
   """
   decay = by_name(config.decay, params, "decay")
   rates = by_name(config.learning_rates, params, "learning_rates")
@@ -157,5 +178,5 @@ def make_optimizer(
     clip(config.clip_norm, axes),
     direction,
     optax.stateless(add_decay),
-    optax.scale_by_learning_rate(schedule(config, steps, factor)),
+    optax.scale_by_learning_rate(schedule(config, steps, factor, longest)),
   )

@@ -15,7 +15,7 @@ FILES = {
   ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
   for path in sorted(ROOT.rglob("*.py"))
 }
-WITH_JAX = {"data.pipeline", "data.embed", "data.clusters"}
+WITH_JAX = {"data.pipeline", "data.embed", "data.sentence", "data.clusters"}
 CONCRETE = {"models.dense", "models.mixture", "models.projected"}
 CONFIG = re.compile(r"\b(config|cfg|options|optimizer|horizon|compute|model|row|train)\b")
 
@@ -55,7 +55,9 @@ def of(package: str) -> list[str]:
   return [name for name in FILES if name.partition(".")[0] == package]
 
 
-@pytest.mark.parametrize("module", ["config", "budgets", "errors", "artifact", "study", "main"])
+@pytest.mark.parametrize(
+  "module", ["config", "budgets", "errors", "artifact", "study", "main", *of("report")]
+)
 def test_bookkeeping_reaches_no_jax(module):
   assert not reached(module) & {"jax", "flax", "optax", "orbax", "grain"}
 
@@ -63,6 +65,12 @@ def test_bookkeeping_reaches_no_jax(module):
 @pytest.mark.parametrize("module", sorted(set(of("data")) - WITH_JAX))
 def test_data_reaches_no_jax(module):
   assert "jax" not in reached(module)
+
+
+@pytest.mark.parametrize("module", of("data"))
+def test_data_knows_no_model_but_the_encoder(module):
+  found = {name for name in imported(module) if name.partition(".")[0] == "models"}
+  assert found <= ({"models.encoder"} if module == "data.sentence" else set())
 
 
 def test_losses_import_jax_alone():
@@ -73,6 +81,12 @@ def test_losses_import_jax_alone():
 def test_models_know_no_data_optimizer_or_checkpoint(module):
   found = {name.partition(".")[0] for name in reached(module)}
   assert not found & {"data", "optim", "checkpoint", "train", "phases", "optax", "orbax", "grain"}
+
+
+@pytest.mark.parametrize("module", of("report"))
+def test_the_report_reads_results_alone(module):
+  found = {name.partition(".")[0] for name in reached(module)}
+  assert not found & {"phases", "models", "data", "train", "checkpoint"}
 
 
 @pytest.mark.parametrize("module", of("train"))

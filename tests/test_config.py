@@ -8,16 +8,9 @@ import pytest
 
 import tiny_study
 from specialization.artifact import flatten
-from specialization.config import (
-  Config,
-  HorizonConfig,
-  ModelConfig,
-  known_key,
-  one_of,
-  parse,
-  to_dict,
-)
+from specialization.config import Config, HorizonConfig, ModelConfig
 from specialization.errors import UserError
+from specialization.strict import known_key, one_of, parse, to_dict
 
 
 def tree():

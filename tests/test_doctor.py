@@ -65,10 +65,8 @@ def test_speed_is_of_one_device(tmp_path, monkeypatch):
   ticks = iter(range(0, 1000, 2))
   monkeypatch.setattr(doctor, "time", Clock(lambda: next(ticks)))
   seen = []
-  real = doctor.make_trainer
-  monkeypatch.setattr(
-    doctor, "make_trainer", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1]
-  )
+  real = doctor.pretrainer
+  monkeypatch.setattr(doctor, "pretrainer", lambda *a: seen.append(real(*a)) or seen[-1])
   findings = {f.subject: f.text for f in doctor.examine(load(tmp_path), None)}
   # Three steps, and a fourth look at the clock: 2 s each.
   expected = 3 * seen[0].flops_per_step / 8 / 8

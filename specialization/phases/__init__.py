@@ -6,26 +6,37 @@ from pathlib import Path
 
 import jax
 
-from specialization import budgets, metrics, report, tables
-from specialization.config import Config, to_dict
-from specialization.phases.build import flops_per_step, make_method, pretrainer
+from specialization import budgets, report
+from specialization.config import Config
+from specialization.phases.build import (
+  flops_per_step,
+  forward_flops,
+  make_method,
+  pretrainer,
+  pretraining_steps,
+)
+from specialization.phases.evaluate import Evaluation
+from specialization.phases.jobs import Job, complaint, locked, work
 from specialization.phases.prepare import Prepared
 from specialization.phases.pretrain import Pretrained
 from specialization.phases.specialize import Specialization
-from specialization.study import Cell, cells, methods
+from specialization.report.terminal import terminal_table
+from specialization.strict import to_dict
+from specialization.study import Cell, Run, cells, methods, run_of, runs, teacher_of, with_teachers
 
 PHASES = ("prepare", "pretrain", "specialize", "evaluate", "report")
+JOBS = PHASES[1:4]
 
 
 def run_verb(verb: str, config: Config, workdir: Path, only: str, command: str) -> None:
   """Runs one phase of a study, or all of them."""
   _use_compilation_cache(config)
   started = time.monotonic()
-  wanted = PHASES if verb == "run" else (verb,)
   study = Study(config, workdir, only, command)
-  for phase in PHASES:
-    if phase in wanted:
-      getattr(study, phase)()
+  if verb == "run":
+    study.run()
+  else:
+    getattr(study, verb)()
   seconds = time.monotonic() - started
   print(f"{verb}: all is done in {workdir} ({seconds:.0f} s).", flush=True)
 
@@ -36,75 +47,134 @@ class Study:
   def __init__(self, config: Config, workdir: Path, only: str, command: str):
     self._config, self._workdir, self._command = config, workdir, command
     self._cells, self._methods = cells(config, only), methods(config, only)
+    self._runs = runs(config, self._cells, only)
     self._prepared: Prepared | None = None
-    self._pretrained: dict[str, Pretrained] = {}
+    self._pretrained: dict[Run, Pretrained] = {}
+    self._specialized: dict[Cell, Specialization] = {}
+
+  def run(self) -> None:
+    """All phases; a failed job is told at the end, after the report of what there is."""
+    self.prepare()
+    try:
+      self._work(*JOBS)
+    finally:
+      if any((self._workdir / "results").glob("*.json")):
+        self.report()
 
   def prepare(self) -> None:
     """Documents, tokenizer, clusters and stores of generic text and all domains."""
-    for name in self._methods:  # Mistakes are told before the text is read.
-      pretrainer(self._config, self._config.methods[name])
-    data = self._data()
-    for domain in dict.fromkeys(cell.domain for cell in self._cells):
-      data.domain(domain)
+    for run in self._runs:  # Mistakes are told before the text is read.
+      if self._config.methods[run.method].strategy != "none":
+        pretrainer(self._config, self._config.methods[run.method], run.share)
+    with locked(self._workdir, "prepare"):
+      data = self._data()
+      for domain in dict.fromkeys(cell.domain for cell in self._cells):
+        data.domain(domain)
     print(f"prepare: {data.train.n_tokens:,} generic tokens in {data.train.n_rows:,} rows.")
 
   def pretrain(self) -> None:
     """Each method on generic text."""
-    for name in self._methods:
-      self._method(name).result()
+    self._work("pretrain")
 
   def specialize(self) -> None:
     """Each cell on its domain's text."""
-    for cell in self._cells:
-      self._cell(cell).result()
+    self._work("specialize")
 
   def evaluate(self) -> None:
     """Each cell on held-out text, before and after."""
-    with metrics.progress(len(self._cells), "evaluate", "cell") as bar:
-      for cell in self._cells:
-        self._cell(cell).evaluate(self._command)
-        bar.update()
+    self._work("evaluate")
 
   def report(self) -> None:
     """Table and page of what is there."""
-    expected = [(c.method, c.domain, c.domain_tokens) for c in cells(self._config)]
+    expected = cells(self._config)
     page = report.write(self._workdir, self._config.name, expected, self._command)
-    print(tables.terminal_table(self._workdir, expected))
+    print(terminal_table(self._workdir, expected))
     print(f"report: {page}", flush=True)
+
+  def cells(self) -> None:
+    """Lists each cell with what is known of it: a line for each, for a shell or a scheduler."""
+    for cell in self._cells:
+      print(f"{cell.name}\t{self._status(cell)}")
+
+  def _status(self, cell: Cell) -> str:
+    names = {kind: f"{kind}/{cell.name}" for kind in JOBS[1:]}
+    names["pretrain"] = f"pretrain/{run_of(self._config, cell).name}"
+    if (self._workdir / "results" / f"{cell.name}.json").exists():
+      return "done"
+    for name in names.values():
+      if complaint(self._workdir, name).exists():
+        return f"failed ({complaint(self._workdir, name)})"
+    if (self._workdir / "specialize" / cell.name / "result.json").exists():
+      return "specialized"
+    done = (self._workdir / names["pretrain"] / "result.json").exists()
+    return "pretrained" if done else "not there yet"
+
+  def _work(self, *kinds: str) -> None:
+    with locked(self._workdir, "prepare"):
+      self._data()
+    jobs: list[Job] = []
+    if "pretrain" in kinds:
+      jobs += [self._pretraining(run) for run in self._runs]
+    if "specialize" in kinds:
+      jobs += [self._specializing(cell) for cell in with_teachers(self._config, self._cells)]
+    if "evaluate" in kinds:
+      jobs += [self._evaluating(cell) for cell in self._cells]
+    work(jobs, self._workdir)
+
+  def _pretraining(self, run: Run) -> Job:
+    pretrained = self._method(run)
+    needs = () if pretrained.trunk == run else (f"pretrain/{pretrained.trunk.name}",)
+    return Job(f"pretrain/{run.name}", pretrained.result, needs)
+
+  def _specializing(self, cell: Cell) -> Job:
+    needs = [f"pretrain/{run_of(self._config, cell).name}"]
+    if teacher := teacher_of(self._config, cell):
+      needs.append(f"specialize/{teacher.name}")
+    return Job(f"specialize/{cell.name}", self._cell(cell).result, tuple(needs))
+
+  def _evaluating(self, cell: Cell) -> Job:
+    test = Evaluation(self._config, self._workdir, self._cell(cell), self._command)
+    return Job(f"evaluate/{cell.name}", test.result, (f"specialize/{cell.name}",))
 
   def _data(self) -> Prepared:
     if self._prepared is None:
       self._prepared = Prepared(self._config, self._workdir)
     return self._prepared
 
-  def _method(self, name: str) -> Pretrained:
-    if name not in self._pretrained:
-      self._pretrained[name] = Pretrained(self._config, self._workdir, name, self._data())
-    return self._pretrained[name]
+  def _method(self, run: Run) -> Pretrained:
+    if run not in self._pretrained:
+      self._pretrained[run] = Pretrained(self._config, self._workdir, run, self._data())
+    return self._pretrained[run]
 
   def _cell(self, cell: Cell) -> Specialization:
-    return Specialization(self._config, self._workdir, cell, self._method(cell.method))
+    if cell not in self._specialized:
+      teacher = teacher_of(self._config, cell)
+      self._specialized[cell] = Specialization(
+        self._config,
+        self._workdir,
+        cell,
+        self._method(run_of(self._config, cell)),
+        self._cell(teacher) if teacher else None,
+      )
+    return self._specialized[cell]
 
 
 def describe(config: Config) -> str:
   """Returns the resolved config and, per method, what it will take."""
   lines = [json.dumps(to_dict(config), indent=2), ""]
-  readable = budgets.readable
+  readable, length = budgets.readable, config.sequence_length
   for name, row in config.methods.items():
     family, train = make_method(config, row), row.pretrain
-    model, length = config.sizes[row.size], config.sequence_length
     flops = flops_per_step(family, train, length)
-    steps = budgets.steps(train.horizon, train.batch_rows * length, flops)
+    steps = 0 if row.strategy == "none" else pretraining_steps(config, row)
     tokens = steps * train.batch_rows * length
-    small = budgets.parameters(model, config.tokenizer.vocab_size)
+    large = 0 if row.strategy == "none" else family.parameters()
+    small = budgets.parameters(config.sizes[row.size], config.tokenizer.vocab_size)
     lines += [
-      f"{name}: {readable(family.parameters())} parameters at pretraining,"
-      f" {readable(small)} at inference",
+      f"{name}: {readable(large)} parameters at pretraining, {readable(small)} at inference",
       f"  pretraining: {steps:,} steps, {readable(tokens)} tokens, {readable(steps * flops)} FLOPs,"
       f" {tokens / small:.1f} tokens per inference parameter",
-      "  inference: "
-      + readable(budgets.forward_flops_per_token(model, config.tokenizer.vocab_size, length))
-      + " FLOPs per token",
+      f"  inference: {readable(forward_flops(config, row))} FLOPs per token",
     ]
   return "\n".join(lines)
 

@@ -2,21 +2,21 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from specialization import budgets, evaluate, losses, optim, sharding
-from specialization.config import Config, MethodConfig, TrainConfig
+from specialization.config import Config, DistillationConfig, MethodConfig, TrainConfig
 from specialization.data import pipeline, store
 from specialization.errors import UserError
 from specialization.models import Family, Params, Transformer, make_family
 from specialization.train import state as train_state
 from specialization.train import step as train_step
-
-LOSSES = {"next_token": losses.next_token}
 
 
 def flat_mesh(config: Config) -> Mesh:
@@ -38,7 +38,7 @@ def make_transformer(config: Config, row: MethodConfig) -> Transformer:
 
 
 def make_method(config: Config, row: MethodConfig) -> Family:
-  return make_family(row.family, make_transformer(config, row), row.clusters, row.options)
+  return make_family(row.family, make_transformer(config, row), row.experts, row.options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +67,31 @@ def flops_per_step(family: Family, train: TrainConfig, length: int) -> float:
 def make_trainer(
   family: Family,
   train: TrainConfig,
-  objective: str,
   length: int,
   mesh: Mesh,
+  steps: int,
   *,
   complete: bool,
-  max_steps: int = 0,
+  longest: int = 0,
   factor: float = 1.0,
+  loss: train_step.Loss = losses.next_token,
+  extras: Mapping[str, int] = MappingProxyType({}),
 ) -> Trainer:
-  """Builds optimizer, state shapes and step.
+  """Builds optimizer, state shapes and step; nothing is compiled or allocated yet.
+
+  Args:
+    family: what is trained.
+    train: how.
+    length: of a row.
+    mesh: on what.
+    steps: of the schedule.
+    complete: see `loss_and_grads`.
+    longest, factor: see `optim.schedule`.
+    loss: the objective.
+    extras: what it needs of a batch, see `batch_shardings`.
 
   Raises:
-    UserError: a horizon below one step, or shapes that do not divide over the mesh.
+    UserError: shapes that do not divide over the mesh.
   """
   rows, flops = train.batch_rows // train.groups, flops_per_step(family, train, length)
   microbatches = family.transformer.compute.microbatches
@@ -87,51 +100,131 @@ def make_trainer(
       f"compute.microbatches={microbatches} must divide the {rows} rows of each group"
       f" (batch_rows={train.batch_rows} over groups={train.groups})."
     )
-  steps = budgets.steps(train.horizon, train.batch_rows * length, flops)
-  steps = min(steps, max_steps) if max_steps else steps
-  tx = optim.make_optimizer(train.optimizer, steps, family.shapes(), family.axes(), factor)
+  tx = optim.make_optimizer(train.optimizer, steps, family.shapes(), family.axes(), factor, longest)
   like = train_state.abstract(family, tx, mesh)
-  where = train_step.batch_shardings(mesh, train.groups, rows, length)
+  where = train_step.batch_shardings(mesh, train.groups, rows, length, extras)
   step = train_step.make_step(
-    family, LOSSES[objective], tx, mesh, like, where, complete=complete, microbatches=microbatches
+    family, loss, tx, mesh, like, where, complete=complete, microbatches=microbatches
   )
   return Trainer(family, tx, like, step, where, steps, train.batch_rows * length, flops, mesh)
 
 
 def pretraining_mesh(config: Config, row: MethodConfig) -> Mesh:
-  return flat_mesh(config) if row.clusters == 1 else sharding.make_mesh(config.mesh)
+  return flat_mesh(config) if row.experts == 1 else sharding.make_mesh(config.mesh)
 
 
-def pretrainer(config: Config, row: MethodConfig) -> Trainer:
-  """Builds a method's pretraining; nothing is compiled or allocated yet.
+def pretraining_steps(config: Config, row: MethodConfig) -> int:
+  """Returns the steps of the whole horizon, or as many as the budget of its book pays for.
 
   Raises:
-    UserError: as `make_trainer`, or a family or option that is unknown.
+    UserError: that is not one step.
   """
-  return make_trainer(
-    make_method(config, row),
-    row.pretrain,
-    row.objective,
-    config.sequence_length,
-    pretraining_mesh(config, row),
-    complete=row.strategy == "balanced",
+  train, limits, length = row.pretrain, config.budgets, config.sequence_length
+  family = make_method(config, row)
+  tokens = train.batch_rows * length
+  if row.strategy == "importance":
+    most = specialization_limit(config)
+    if math.isfinite(most):  # Fine-tuning comes after, and takes what its recipe says at most.
+      most -= max(
+        fine_tuning_steps(config, row, n)[0] * fine_tuning_flops(config, row)
+        for n in config.specialize.domain_tokens
+      )
+  else:
+    most = budgets.limit(limits.generic_flops, limits.generic_device_hours, limits.sustained_flops)
+  return budgets.steps(train.horizon, tokens, flops_per_step(family, train, length), most)
+
+
+def specialization_limit(config: Config) -> float:
+  """Returns the FLOPs that may be spent on one domain."""
+  limits = config.budgets
+  return budgets.limit(
+    limits.specialization_flops, limits.specialization_device_hours, limits.sustained_flops
   )
 
 
+def pretrainer(config: Config, row: MethodConfig, share: float = 1.0) -> Trainer:
+  """Builds a method's pretraining of a share of its horizon.
+
+  Raises:
+    UserError: as `make_trainer` and `pretraining_steps`, or a family or option that is unknown.
+  """
+  longest = pretraining_steps(config, row)
+  return make_trainer(
+    make_method(config, row),
+    row.pretrain,
+    config.sequence_length,
+    pretraining_mesh(config, row),
+    max(1, round(share * longest)),
+    complete=row.strategy == "balanced",
+    longest=longest,
+  )
+
+
+def fine_tuning_steps(
+  config: Config, row: MethodConfig, domain_tokens: int, most_flops: float = math.inf
+) -> tuple[int, float]:
+  """Returns steps at most and learning rate factor for so many domain tokens (PAPER, section 4).
+
+  Raises:
+    UserError: no row of the recipe serves, or the limit is too low for one step.
+  """
+  s = config.specialize
+  for most, factor, steps in s.recipe:
+    if most == 0 or domain_tokens <= most:
+      flops = fine_tuning_flops(config, row)
+      tokens = s.train.batch_rows * config.sequence_length
+      return min(steps, budgets.steps(s.train.horizon, tokens, flops, most_flops)), factor
+  raise UserError(
+    f"specialize.recipe has no row for {domain_tokens} domain tokens: end it with a row for 0"
+    " (any)."
+  )
+
+
+def fine_tuning_flops(config: Config, row: MethodConfig) -> float:
+  """Returns the model FLOPs of a fine-tuning step, its teacher's forward pass included."""
+  train, length = config.specialize.train, config.sequence_length
+  family = make_family("dense", make_transformer(config, row), 1, {})
+  flops = flops_per_step(family, train, length)
+  if row.teacher and not config.distillation.cache:
+    flops += train.batch_rows * length * forward_flops(config, config.methods[row.teacher])
+  return flops
+
+
+def forward_flops(config: Config, row: MethodConfig) -> float:
+  """Returns the model FLOPs of a forward pass of a method's small model, per token."""
+  model, vocab_size = config.sizes[row.size], config.tokenizer.vocab_size
+  return float(budgets.forward_flops_per_token(model, vocab_size, config.sequence_length))
+
+
 @functools.lru_cache(maxsize=8)
-def dense_trainer(
+def fine_tuner(
   transformer: Transformer,
   train: TrainConfig,
   length: int,
   mesh: Mesh,
-  max_steps: int,
+  steps: int,
   factor: float,
+  distillation: DistillationConfig | None,
 ) -> Trainer:
   """The fine-tuning step: one compilation serves all cells of the same recipe."""
   family = make_family("dense", transformer, 1, {})
+  loss, extras = losses.next_token, dict[str, int]()
+  if distillation is not None:
+    loss = functools.partial(
+      losses.distillation, weight=distillation.weight, temperature=distillation.temperature
+    )
+    extras = teaching(distillation, transformer.vocab_size)
   return make_trainer(
-    family, train, "next_token", length, mesh, complete=True, max_steps=max_steps, factor=factor
+    family, train, length, mesh, steps, complete=True, factor=factor, loss=loss, extras=extras
   )
+
+
+def teaching(distillation: DistillationConfig, vocab_size: int) -> dict[str, int]:
+  """Returns what the loss needs of a teacher: names and how many numbers per target."""
+  top_k = distillation.top_k
+  if 0 < top_k < vocab_size:
+    return {"teacher_log_probs": top_k, "teacher_ids": top_k}
+  return {"teacher_log_probs": vocab_size}
 
 
 @dataclasses.dataclass(frozen=True)

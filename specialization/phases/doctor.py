@@ -22,13 +22,12 @@ from specialization.data import sources
 from specialization.errors import UserError
 from specialization.phases.build import (
   Trainer,
-  dense_trainer,
+  fine_tuner,
   flat_mesh,
   make_evaluator,
-  make_method,
-  make_trainer,
+  pretrainer,
 )
-from specialization.study import cells
+from specialization.study import cells, runs
 from specialization.train import state as train_state
 
 PACKAGES = ("specialization", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
@@ -79,7 +78,9 @@ def _findings(config: Config, workdir: Path | None) -> Iterator[Finding]:
         yield _method(config, name, trainers)
   yield _cache(config)
   yield from _sources(config)
-  if workdir is not None:
+  if refused := _refusal(lambda: cells(config)):
+    yield Finding("study", refused, True)
+  elif workdir is not None:
     yield _disk(config, workdir, trainers)
   first, row = next(iter(config.methods.items()))
   if first in trainers:
@@ -141,17 +142,10 @@ def _method(config: Config, name: str, trainers: dict[str, Trainer]) -> Finding:
   row, length, flat = config.methods[name], config.sequence_length, flat_mesh(config)
   subject = f"method {name}"
   try:
-    mesh = flat if row.clusters == 1 else sharding.make_mesh(config.mesh)
-    trainer = make_trainer(
-      make_method(config, row),
-      row.pretrain,
-      row.objective,
-      length,
-      mesh,
-      complete=row.strategy == "balanced",
-    )
+    trainer = pretrainer(config, row)
     transformer = trainer.family.transformer
-    dense_trainer(transformer, config.specialize.train, length, flat, 0, 1.0)
+    distillation = config.distillation if row.teacher else None
+    fine_tuner(transformer, config.specialize.train, length, flat, 1, 1.0, distillation)
     make_evaluator(transformer, length, config.evaluation_rows, flat)
   except UserError as error:
     return Finding(subject, str(error), True)
@@ -241,13 +235,19 @@ def _disk(config: Config, workdir: Path, trainers: Mapping[str, Trainer]) -> Fin
 def _checkpoints(config: Config, trainers: Mapping[str, Trainer]) -> int:
   """Returns the bytes of all checkpoints of a study, and of the largest one while it is written."""
   total = largest = 0
+  chosen = cells(config)
+  pretrained = runs(config, chosen, "*")
   for name, trainer in trainers.items():
-    transformer = trainer.family.transformer
+    row, transformer = config.methods[name], trainer.family.transformer
     small = budgets.parameters(transformer.config, transformer.vocab_size)
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trainer.like))
     fine_tuned = state * small // trainer.family.parameters()  # The optimizer is the same.
-    # Of a cell the newest and the best are kept.
-    total += state + 2 * fine_tuned * sum(cell.method == name for cell in cells(config))
+    own = [run for run in pretrained if run.method == name and row.strategy != "none"]
+    branches = sum(run.share < max(config.study.shares) for run in own)
+    candidates = row.experts if row.choose == "all" else 1
+    # Kept are the newest, of a fine-tuning also the best, of the longest run those at branches.
+    total += state * (len(own) + branches)
+    total += 2 * fine_tuned * candidates * sum(cell.method == name for cell in chosen)
     largest = max(largest, state)
   return total + largest
 
@@ -264,7 +264,7 @@ def _speed(name: str, row: MethodConfig, trainer: Trainer, length: int) -> Findi
 
   def draw(key: jax.Array) -> dict[str, jax.Array]:
     tokens = jax.random.randint(key, (*shape[:2], length + 1), 0, vocab_size, np.int32)
-    cluster = jnp.arange(train.groups, dtype=np.int32) % row.clusters
+    cluster = jnp.arange(train.groups, dtype=np.int32) % row.experts
     return {"tokens": tokens, "cluster": cluster, "mask": jnp.ones(shape, bool)}
 
   with jax.set_mesh(trainer.mesh):

@@ -1,5 +1,6 @@
 """One training run in a folder: where it begins, that it goes on, what it spent."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,67 @@ import jax
 
 from specialization import artifact, budgets, metrics
 from specialization.checkpoint import Checkpoints
-from specialization.config import Config, TrainConfig, to_dict
+from specialization.config import Config, TrainConfig
 from specialization.data import pipeline
 from specialization.errors import UserError
 from specialization.models import Params
 from specialization.phases.build import Trainer
+from specialization.strict import to_dict
 from specialization.train import loop
 from specialization.train import state as train_state
+from specialization.train.step import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """Where a run begins if it has no checkpoint of its own; the first of these that is given.
+
+  Attributes:
+    state: folder of another run's checkpoints, of which the full state is taken; "": none.
+    params: of another run's, of which the parameters are taken; "": none.
+    given: parameters, or None.
+    seed: of parameters that are drawn.
+    trunk: checkpoints of a longer run and the step up to which this run would be the same: taken
+      before all others if that step is there.
+  """
+
+  state: str
+  params: str
+  given: Params | None = None
+  seed: int = 0
+  trunk: tuple[Path, int] | None = None
+
+
+def _begin(
+  start: Start, trainer: Trainer, checkpoints: Checkpoints
+) -> tuple[train_state.TrainState, loop.Progress, str]:
+  """Returns the state to begin with, the progress so far, and where both come from."""
+  own = checkpoints.latest()
+  if own is not None:
+    state, metadata = checkpoints.restore(own, trainer.like)
+    return state, loop.Progress.of(metadata["progress"]), f"its own checkpoint of step {own}"
+  if start.trunk and start.trunk[0].is_dir():
+    folder, step = start.trunk
+    trunk = Checkpoints(folder, read_only=True)
+    if trunk.has(step):
+      state, metadata = trunk.restore(step, trainer.like)
+      progress = loop.Progress.of(metadata["progress"])
+      return state, progress, f"step {step} of {folder.parent.name}"
+  if start.state:
+    other = _other(start.state)
+    state, metadata = other.restore(other.latest() or 0, trainer.like)
+    progress = loop.Progress(step=metadata["progress"]["step"])
+    return state, progress, f"the full state of {start.state} at step {progress.step}"
+  params, origin = start.given, "scratch"
+  if params is not None:
+    origin = "materialized parameters"
+  elif start.params:
+    other = _other(start.params)
+    params = other.restore_params(other.best() or 0, trainer.like.params)
+    origin = f"the parameters of {start.params}"
+  key = jax.random.key(start.seed)
+  state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key, params)
+  return state, loop.Progress(), origin
 
 
 def fit(
@@ -24,36 +79,23 @@ def fit(
   schedule: loop.Schedule,
   batches: pipeline.Pipeline,
   config: Config,
-  train: TrainConfig,
+  start: Start,
   *,
-  params: Params | None = None,
+  teach: Callable[[Batch], Batch] | None = None,
   validate: Callable[[Params], float] | None = None,
-) -> tuple[Params, loop.Progress]:
-  """Trains in a folder from the furthest point that is there; returns the best parameters.
+) -> loop.Progress:
+  """Trains in a folder from the furthest point that is there; the parameters lie in it.
 
-  The state begins as, in this order: the folder's own checkpoint, another run's full state, given
-  parameters or another run's, a fresh draw.
+  Args:
+    name: for people.
+    folder: of checkpoints and metrics.
+    trainer, schedule, batches, config: what is trained, when what happens, on what.
+    start: where it begins.
+    teach: adds to a batch what the loss needs of a teacher.
+    validate: parameters -> validation loss.
   """
-  checkpoints, progress = Checkpoints(folder / "checkpoints"), loop.Progress()
-  own, origin = checkpoints.latest(), "scratch"
-  if own is not None:
-    state, metadata = checkpoints.restore(own, trainer.like)
-    progress = loop.Progress.of(metadata["progress"])
-    origin = f"its own checkpoint of step {own}"
-  elif train.init_state:
-    other = _other(train.init_state)
-    state, metadata = other.restore(other.latest() or 0, trainer.like)
-    progress = loop.Progress(step=metadata["progress"]["step"])
-    origin = f"the full state of {train.init_state} at step {progress.step}"
-  else:
-    if params is not None:
-      origin = "materialized parameters"
-    elif train.init_params:
-      other = _other(train.init_params)
-      params = other.restore_params(other.best() or 0, trainer.like.params)
-      origin = f"the parameters of {train.init_params}"
-    key = jax.random.key(config.seed)
-    state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key, params)
+  checkpoints = Checkpoints(folder / "checkpoints", keep=schedule.keep)
+  state, progress, origin = _begin(start, trainer, checkpoints)
   print(f"{name}: {trainer.steps} steps at most, starting from {origin}.", flush=True)
   writer = metrics.Writer(
     folder,
@@ -62,13 +104,14 @@ def fit(
     wandb_project=config.metrics.wandb_project,
   )
   peak = budgets.PEAK_FLOPS.get(jax.devices()[0].device_kind)
-  state, progress = loop.train(
+  read = pipeline.batches(batches, trainer.where_batch, progress.step, trainer.steps)
+  _, progress = loop.train(
     name,
     schedule,
     trainer.step,
     state,
     progress,
-    pipeline.batches(batches, trainer.where_batch, progress.step, trainer.steps),
+    map(teach, read) if teach else read,
     checkpoints,
     writer,
     tokens_per_step=trainer.tokens_per_step,
@@ -78,12 +121,8 @@ def fit(
     evaluate=validate,
   )
   writer.close()
-  best = checkpoints.best()
-  out = state.params
-  if best is not None and best != progress.step:
-    out = checkpoints.restore_params(best, trainer.like.params)
   checkpoints.close()
-  return out, progress
+  return progress
 
 
 def _other(folder: str) -> Checkpoints:

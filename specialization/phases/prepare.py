@@ -34,7 +34,9 @@ class Prepared:
     self.tokenizer = make(
       "tokenizer", lambda path: tokenizer.prepare(generic, config.tokenizer, path)
     )
-    self._embedder = make("embedder", lambda path: embed.prepare(generic, c, path, config.seed))
+    self._embedder: embed.Embedder = make(
+      "embedder", lambda path: embed.prepare(generic, c, path, config.seed, mesh)
+    )
     vectors = self._embed("generic", generic)
     source = artifact.fingerprint({"documents": generic.hash, "embedder": self._embedder.hash})
     self.tree: clusters.ClusterTree = make(
@@ -66,13 +68,23 @@ class Prepared:
         entries.append(found)
     return entries
 
-  def _booked(self, name: str, make: Callable[[Path], Any]) -> Any:
-    """Makes or opens an artifact; the time of making it goes to the data book."""
-    path, started = self._folder / name, time.monotonic()
+  def _booked(
+    self, name: str, make: Callable[[Path], Any], flops: Callable[[], float] = lambda: 0.0
+  ) -> Any:
+    """Makes or opens an artifact; time and FLOPs of making it go to the data book.
+
+    Args:
+      name: of the artifact.
+      make: from where it belongs to what it is.
+      flops: how many were spent so far.
+    """
+    path, started, before = self._folder / name, time.monotonic(), flops()
     is_new = not path.exists()
     made = make(path)
     if is_new:
-      entry = budgets.entry("data", name, seconds=time.monotonic() - started)
+      entry = budgets.entry(
+        "data", name, flops=flops() - before, seconds=time.monotonic() - started
+      )
       text = json.dumps(dataclasses.asdict(entry))
       artifact.write_text(self._folder / "ledger" / f"{name.replace('/', '-')}.json", text)
     return made
@@ -87,7 +99,9 @@ class Prepared:
 
   def _embed(self, name: str, docs: documents.Documents) -> np.ndarray:
     return self._booked(
-      f"embeddings/{name}", lambda path: embed.embed_documents(self._embedder, docs, "train", path)
+      f"embeddings/{name}",
+      lambda path: embed.embed_documents(self._embedder, docs, "train", path),
+      flops=lambda: self._embedder.flops,
     )
 
   def _store(

@@ -1,4 +1,4 @@
-"""Phase `pretrain`: one method on generic text."""
+"""Phase `pretrain`: one method on generic text, or on generic text resampled for a domain."""
 
 import dataclasses
 import functools
@@ -11,43 +11,80 @@ import numpy as np
 
 from specialization import artifact, sharding
 from specialization.checkpoint import Checkpoints
-from specialization.config import Config, to_dict
-from specialization.data import pipeline, sampler, store
+from specialization.config import Config
+from specialization.data import importance, pipeline, sampler, store
 from specialization.errors import UserError
 from specialization.evaluate import Score
 from specialization.models import Params
+from specialization.optim import shared_steps
 from specialization.phases.build import (
   Evaluator,
+  Trainer,
   flat_mesh,
   make_evaluator,
   make_method,
   pretrainer,
   pretraining_mesh,
 )
-from specialization.phases.fit import fit, spent, what_matters
+from specialization.phases.fit import Start, fit, spent, what_matters
 from specialization.phases.prepare import Prepared
-from specialization.study import read_result, write_result
+from specialization.strict import to_dict
+from specialization.study import Run, read_result, write_result
 from specialization.train import loop
 
 
 class Pretrained:
   """A method's pretraining run, made if it is missing."""
 
-  def __init__(self, config: Config, workdir: Path, name: str, data: Prepared):
-    self.name, self.row, self.config, self.data = name, config.methods[name], config, data
-    self.folder = workdir / "pretrain" / name
+  def __init__(self, config: Config, workdir: Path, run: Run, data: Prepared):
+    self.run, self.row = run, config.methods[run.method]
+    self.config, self.data = config, data
+    self._workdir = workdir
+    self.folder = workdir / "pretrain" / run.name
     self.family = make_method(config, self.row)
     self.mesh = pretraining_mesh(config, self.row)
-    row = to_dict(self.row) | {"pretrain": what_matters(self.row.pretrain)}
     self._scores: dict[tuple[bytes, str], Score] = {}
-    self.made_from = {
-      "method": row,
-      "model": to_dict(config.sizes[self.row.size]),
-      "store": data.train.hash,
-      "vocab_size": data.tokenizer.vocab_size,
+
+  @functools.cached_property
+  def trainer(self) -> Trainer:
+    return pretrainer(self.config, self.row, self.run.share)
+
+  @functools.cached_property
+  def made_from(self) -> dict[str, Any]:
+    row, config = self.row, self.config
+    trained: dict[str, Any] = {"strategy": row.strategy}
+    if row.strategy != "none":
+      trained |= {
+        "clusters": row.clusters,
+        "train": what_matters(row.pretrain),
+        "train_steps": self.trainer.steps,
+        "store": self.data.train.hash,
+      }
+    if row.strategy == "importance":
+      trained["distribution"] = self._importance[0].tolist()
+    return {
+      "family": row.family,
+      "options": to_dict(row.options),
+      "experts": row.experts,
+      "model": to_dict(config.sizes[row.size]),
+      "pretraining": trained,
+      "vocab_size": self.data.tokenizer.vocab_size,
       "dtype": config.compute.dtype,
-      "seed": config.seed,
+      "seed": self.run.seed,
     }
+
+  def record(self) -> dict[str, Any]:
+    """Returns the run's result.
+
+    Raises:
+      UserError: it was not pretrained yet.
+    """
+    found = read_result(self.folder / "result.json", self.made_from)
+    if found is None:
+      raise UserError(
+        f"{self.run.method} is not pretrained in {self.folder}: run `pretrain` first."
+      )
+    return found
 
   def result(self) -> dict[str, Any]:
     """Returns the run's result, training now if it is not there yet."""
@@ -56,39 +93,62 @@ class Pretrained:
     found = read_result(path, self.made_from)
     if found:
       return found
-    trainer = pretrainer(self.config, self.row)
-    train = self.row.pretrain
-    schedule = loop.Schedule(trainer.steps, train.log_every, train.checkpoint_every)
+    if self.row.strategy == "none":
+      return write_result(path, self.made_from, {"ledger": [], "importance": None})
+    record: dict[str, Any] = {"importance": None}
+    if self.row.strategy == "importance":
+      diagnosis = self._importance[1]
+      print(f"pretrain {self.run.name}: {_said(diagnosis, self.config)}", flush=True)
+      record["importance"] = diagnosis.record()
+    trainer, train = self.trainer, self.row.pretrain
+    schedule = loop.Schedule(
+      trainer.steps, train.log_every, train.checkpoint_every, keep=self._branches()
+    )
     with jax.set_mesh(self.mesh):
-      _, progress = fit(
-        f"pretrain {self.name}",
+      progress = fit(
+        f"pretrain {self.run.name}",
         self.folder,
         trainer,
         schedule,
         pipeline.Pipeline(self._sampler(), [self.data.train]),
         self.config,
-        train,
+        Start(train.init_state, train.init_params, seed=self.run.seed, trunk=self._trunk()),
       )
-    entry = spent("generic", f"pretrain {self.name}", trainer, progress)
-    return write_result(path, self.made_from, {"ledger": [dataclasses.asdict(entry)]})
+    book = "specialization" if self.run.domain else "generic"
+    entry = spent(book, f"pretrain {self.run.name}", trainer, progress)
+    return write_result(path, self.made_from, {"ledger": [dataclasses.asdict(entry)], **record})
 
-  @functools.cached_property
+  @property
+  def trunk(self) -> Run:
+    """The longest run of the study, which this one may be a branch of."""
+    return dataclasses.replace(self.run, share=max(self.config.study.shares))
+
+  def _shared(self, share: float) -> int:
+    """Returns how many first steps the run of a share has in common with longer ones."""
+    steps = pretrainer(self.config, self.row, share).steps
+    return shared_steps(self.row.pretrain.optimizer, steps)
+
+  def _branches(self) -> tuple[int, ...]:
+    """Returns the steps at which shorter runs of the study leave this one."""
+    shorter = [share for share in self.config.study.shares if share < self.run.share]
+    return tuple(step for step in map(self._shared, shorter) if step)
+
+  def _trunk(self) -> tuple[Path, int] | None:
+    """Returns where the trunk keeps its checkpoints and at which step this run leaves it."""
+    if self.trunk == self.run:
+      return None
+    folder = self._workdir / "pretrain" / self.trunk.name / "checkpoints"
+    return folder, self._shared(self.run.share)
+
+  @property
   def params(self) -> Params:
     """Returns the pretraining parameters.
 
     Raises:
       UserError: the method was not pretrained yet.
     """
-    if not (self.folder / "result.json").exists():
-      raise UserError(f"{self.name} is not pretrained in {self.folder}: run `pretrain` first.")
-    where = sharding.shardings(self.mesh, self.family.axes(), self.family.shapes())
-    like = jax.tree.map(
-      lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), self.family.shapes(), where
-    )
-    checkpoints = Checkpoints(self.folder / "checkpoints")
-    params = checkpoints.restore_params(checkpoints.latest() or 0, like)
-    checkpoints.close()
-    return params
+    self.record()
+    return _restored(self)
 
   def materialize(self, mixture: np.ndarray) -> Params:
     """Returns the transformer of a mixture, on the mesh of single transformers."""
@@ -115,26 +175,68 @@ class Pretrained:
       flat_mesh(self.config),
     )
 
-  def _sampler(self) -> sampler.ClusterSampler:
-    data, row = self.data, self.row
+  @functools.cached_property
+  def _importance(self) -> tuple[np.ndarray, importance.Diagnosis]:
+    """Returns the distribution over clusters that stands for the domain, and what it will do."""
+    data, row, c = self.data, self.row, self.config.importance
+    ranges = data.train.ranges(data.tree, row.clusters)
+    rows = ranges[:, 1] - ranges[:, 0]
+    domain = data.domain(self.run.domain).train
+    counts = domain.counts(data.tree, row.clusters, self.run.domain_tokens)
+    distribution = importance.smooth(counts, rows / rows.sum(), c.smoothing)
+    drawn = self.trainer.steps * row.pretrain.batch_rows
+    diagnosis = importance.diagnose(counts, distribution, rows, drawn, c.most_repeats)
+    return distribution, diagnosis
+
+  def _sampler(self) -> sampler.Sampler:
+    data, row, train = self.data, self.row, self.row.pretrain
+    groups, rows, seed = train.groups, train.batch_rows // train.groups, self.run.seed
     if row.strategy == "generic":
       ranges, distribution = np.array([[0, data.train.n_rows]]), np.ones(1)
     else:
       ranges = data.train.ranges(data.tree, row.clusters)
       distribution = data.train.row_histogram(data.tree, row.clusters)
+    if row.strategy == "importance":
+      schedule = [(0, self._importance[0])]
+      return sampler.Merged(sampler.ClusterSampler(ranges, schedule, train.batch_rows, 1, seed))
     if row.strategy == "balanced":
       if not distribution.all():
         empty = int(np.argmin(distribution))
         raise UserError(
           f"Cluster {empty} of {row.clusters} has no row of text for its expert: lower"
-          f" methods.{self.name}.clusters or add generic text."
+          f" methods.{self.run.method}.clusters or add generic text."
         )
       distribution = np.full(row.clusters, 1 / row.clusters)
-    train = row.pretrain
-    return sampler.ClusterSampler(
-      ranges,
-      [(0, distribution)],
-      train.groups,
-      train.batch_rows // train.groups,
-      self.config.seed,
+    return sampler.ClusterSampler(ranges, [(0, distribution)], groups, rows, seed)
+
+
+def _said(d: importance.Diagnosis, config: Config) -> str:
+  text = (
+    f"{d.documents} documents on {d.clusters} clusters;"
+    f" {d.effective_rows:,.0f} of {d.generic_rows:,} generic rows count;"
+    f" KL(domain || resample) {d.kl:.3f} nats, without resampling {d.kl_generic:.3f};"
+    f" a cluster is gone through {max(d.repeats):.1f} times at most."
+  )
+  if d.repeated > 0.05:
+    text += (
+      f" WARNING: {d.repeated:.0%} of the rows come from clusters that are repeated more than"
+      f" {config.importance.most_repeats:g} times: take fewer clusters, more smoothing or more"
+      " generic text."
     )
+  return text
+
+
+@functools.lru_cache(
+  maxsize=2
+)  # Many cells in a row begin from one run; all runs would fill memory.
+def _restored(of: Pretrained) -> Params:
+  where = sharding.shardings(of.mesh, of.family.axes(), of.family.shapes())
+  if of.row.strategy == "none":
+    return jax.jit(of.family.init, out_shardings=where)(jax.random.key(of.run.seed))
+  like = jax.tree.map(
+    lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), of.family.shapes(), where
+  )
+  checkpoints = Checkpoints(of.folder / "checkpoints", read_only=True)
+  params = checkpoints.restore_params(checkpoints.latest() or 0, like)
+  checkpoints.close()
+  return params

@@ -1,9 +1,8 @@
-"""Phases `specialize` and `evaluate`: one cell of the study."""
+"""Phase `specialize`: one cell of the study, from a pretrained method to a fine-tuned model."""
 
 import dataclasses
-import os
-import platform
-from datetime import date
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +15,78 @@ from specialization.config import Config
 from specialization.data import pipeline, sampler
 from specialization.errors import UserError
 from specialization.models import Params
-from specialization.phases.build import dense_trainer, flat_mesh
-from specialization.phases.fit import fit, spent, what_matters
+from specialization.phases import distill
+from specialization.phases.build import (
+  Trainer,
+  fine_tuner,
+  fine_tuning_steps,
+  flat_mesh,
+  forward_flops,
+  specialization_limit,
+)
+from specialization.phases.choose import Choice, about, choose
+from specialization.phases.fit import Start, fit, spent, what_matters
 from specialization.phases.prepare import DomainStores, Prepared
 from specialization.phases.pretrain import Pretrained
+from specialization.strict import to_dict
 from specialization.study import Cell, read_result, write_result
 from specialization.train import loop
+from specialization.train.step import Batch
 
 
 class Specialization:
-  """A cell: choose and materialize the small transformer, fine-tune it on the domain, test it."""
+  """A cell: choose and materialize the small transformer, fine-tune it on the domain."""
 
-  def __init__(self, config: Config, workdir: Path, cell: Cell, pretrained: Pretrained):
-    self.cell, self.config, self.pretrained = cell, config, pretrained
+  def __init__(
+    self,
+    config: Config,
+    workdir: Path,
+    cell: Cell,
+    pretrained: Pretrained,
+    teacher: "Specialization | None",
+  ):
+    self.cell, self.config, self.pretrained, self.teacher = cell, config, pretrained, teacher
+    self.row = config.methods[cell.method]
     self.folder = workdir / "specialize" / cell.name
-    self.results = workdir / "results" / f"{cell.name}.json"
     self.data: Prepared = pretrained.data
-    self.domain: DomainStores = self.data.domain(cell.domain)
-    s = config.specialize
-    self.recipe = recipe(s.recipe, cell.domain_tokens)
-    self.made_from = {
-      "pretrained": artifact.fingerprint(pretrained.made_from),
+
+  @functools.cached_property
+  def domain(self) -> DomainStores:
+    return self.data.domain(self.cell.domain)
+
+  @functools.cached_property
+  def made_from(self) -> dict[str, Any]:
+    s, row, cell = self.config.specialize, self.row, self.cell
+    teaching = {}
+    if self.teacher:
+      distillation = to_dict(self.config.distillation)
+      teaching = {"teacher": artifact.fingerprint(self.teacher.made_from), **distillation}
+    return {
+      "pretrained": artifact.fingerprint(self.pretrained.made_from),
       "train": self.domain.train.hash,
       "validation": self.domain.validation.hash,
       "domain_tokens": cell.domain_tokens,
-      "choose": s.choose,
-      "choose_tokens": s.choose_tokens if s.choose == "lowest_loss" else 0,
+      "choose": row.choose,
+      "choose_tokens": s.choose_tokens if row.choose == "lowest_loss" else 0,
       "replay": s.replay,
-      "recipe": list(self.recipe),
+      "recipe": list(fine_tuning_steps(self.config, row, cell.domain_tokens)),
+      "most_flops": min(specialization_limit(self.config), 1e99),
       "evaluate_every": s.evaluate_every,
       "patience": s.patience,
       "train_config": what_matters(s.train),
+      "distillation": teaching,
     }
+
+  def record(self) -> dict[str, Any]:
+    """Returns the fine-tuning's result.
+
+    Raises:
+      UserError: it was not done yet.
+    """
+    found = read_result(self.folder / "result.json", self.made_from)
+    if found is None:
+      raise UserError(f"{self.cell.name} is not specialized yet: run `specialize` first.")
+    return found
 
   def result(self) -> dict[str, Any]:
     """Returns the fine-tuning's result, doing it now if it is not there yet."""
@@ -57,40 +96,23 @@ class Specialization:
     if found:
       return found
     s, cell = self.config.specialize, self.cell
-    mesh = flat_mesh(self.config)
-    n_rows = self.domain.train.first(cell.domain_tokens)
-    with jax.set_mesh(mesh):
-      mixture, expert, entries = self._choose(n_rows)
-      factor, max_steps = self.recipe
-      transformer = self.pretrained.family.transformer
-      length = self.config.sequence_length
-      trainer = dense_trainer(transformer, s.train, length, mesh, max_steps, factor)
-      batches = pipeline.Pipeline(
-        sampler.ReplaySampler(
-          n_rows, self.data.train.n_rows, s.replay, s.train.batch_rows, self.config.seed
-        ),
-        [self.domain.train, self.data.train],
+    with jax.set_mesh(flat_mesh(self.config)):
+      choice = choose(
+        self.row.choose, self.pretrained, self.domain, cell.domain_tokens, s.choose_tokens
       )
-      schedule = loop.Schedule(
-        trainer.steps, s.train.log_every, s.train.checkpoint_every, s.evaluate_every, s.patience
+      taught = self.teacher.paid() if self.teacher else []
+      left = specialization_limit(self.config) - self._spent([*choice.ledger, *taught])
+      steps, factor = fine_tuning_steps(
+        self.config, self.row, cell.domain_tokens, left / len(choice.mixtures)
       )
-      evaluator = self.pretrained.evaluator
-      _, progress = fit(
-        f"specialize {cell.name}",
-        self.folder,
-        trainer,
-        schedule,
-        batches,
-        self.config,
-        s.train,
-        params=self.pretrained.materialize(mixture),
-        validate=lambda params: evaluator.score(params, self.domain.validation).nll,
-      )
-    looked = len(progress.looks) * self.domain.validation.n_tokens
-    entries += [
-      spent("specialization", f"specialize {cell.name}", trainer, progress),
-      budgets.entry("specialization", "validation", looked, looked * evaluator.flops_per_token),
-    ]
+      runs, entries = self._fine_tune(choice, steps, factor)
+    ledger = [*taught, *choice.ledger, *entries]
+    losses = [min(loss for _, loss in progress.looks) for progress in runs]
+    best = int(np.argmin(losses))
+    mixture, progress, said = choice.mixtures[best], runs[best], choice.about
+    if len(runs) > 1:
+      histogram = self.domain.train.histogram(self.data.tree, len(mixture), cell.domain_tokens)
+      said = about(self.row.choose, best, histogram) | {"validation": losses}
     early = loop.exhausted(progress.looks, s.patience)
     reason = f"no improvement in {s.patience} looks" if early else "end of the schedule"
     return write_result(
@@ -98,142 +120,125 @@ class Specialization:
       self.made_from,
       {
         "mixture": mixture.tolist(),
-        "expert": expert,
-        "ledger": [dataclasses.asdict(entry) for entry in entries],
+        "expert": said,
+        "folder": self._folder(best, choice).name,
+        "ledger": [dataclasses.asdict(entry) for entry in ledger],
         "stopped": {
           "step": progress.step,
           "reason": reason,
           "best_step": loop.best_step(progress.looks),
         },
         "curve": progress.looks,
-        "used_tokens": int(n_rows * (self.config.sequence_length + 1)),
+        "used_tokens": self._rows * (self.config.sequence_length + 1),
       },
     )
 
-  def _choose(self, n_rows: int) -> tuple[np.ndarray, dict[str, Any], list[budgets.Entry]]:
-    """Returns the mixture over clusters, what to say of it, and what the choice cost."""
-    family, choice = self.pretrained.family, self.config.specialize.choose
-    k = family.clusters
-    if k == 1:
-      return np.ones(1), {"choice": "only one", "cluster": None, "share": None}, []
-    histogram = self.domain.train.histogram(self.data.tree, k, self.cell.domain_tokens)
-    if choice == "histogram":
-      top = int(np.argmax(histogram))
-      return histogram, {"choice": choice, "cluster": top, "share": histogram[top]}, []
-    if choice == "most_frequent":
-      best, entries = int(np.argmax(histogram)), list[budgets.Entry]()
-    else:
-      best, entries = self._lowest_loss(n_rows)
-    expert = {"choice": choice, "cluster": best, "share": float(histogram[best])}
-    return np.eye(k)[best], expert, entries
+  @functools.cached_property
+  def _rows(self) -> int:
+    return self.domain.train.first(self.cell.domain_tokens)
 
-  def _lowest_loss(self, n_rows: int) -> tuple[int, list[budgets.Entry]]:
-    """Returns the expert whose pretrained loss on the domain's training text is lowest."""
-    most = min(self.config.specialize.choose_tokens, self.cell.domain_tokens)
-    rows = min(self.domain.train.first(most), n_rows)
-    k, evaluator = self.pretrained.family.clusters, self.pretrained.evaluator
-    scores = [
-      evaluator.score(self.pretrained.materialize(np.eye(k)[c]), self.domain.train, rows)
-      for c in range(k)
-    ]
-    tokens = sum(score.tokens for score in scores)
-    entry = budgets.entry(
-      "specialization", "choose the expert", tokens, tokens * evaluator.flops_per_token
+  def _folder(self, expert: int, choice: Choice) -> Path:
+    """Returns where a fine-tuning's checkpoints are: of several, each has a folder of its own."""
+    return self.folder / f"expert-{expert}" if len(choice.mixtures) > 1 else self.folder
+
+  def _spent(self, entries: list[budgets.Entry]) -> float:
+    """Returns the FLOPs that are gone from this domain's budget before fine-tuning."""
+    before = [budgets.Entry(**entry) for entry in self.pretrained.record()["ledger"]]
+    return budgets.total([*before, *entries], ("specialization",)).flops
+
+  def paid(self) -> list[budgets.Entry]:
+    """Returns what this cell cost as a teacher: its pretraining and all that came after."""
+    entries = [*self.pretrained.record()["ledger"], *self.record()["ledger"]]
+    return [budgets.Entry(**entry | {"phase": f"teacher: {entry['phase']}"}) for entry in entries]
+
+  def _fine_tune(
+    self, choice: Choice, steps: int, factor: float
+  ) -> tuple[list[loop.Progress], list[budgets.Entry]]:
+    """Returns how the fine-tuning of each mixture went, and what all of it cost."""
+    s, config, transformer = self.config.specialize, self.config, self.pretrained.family.transformer
+    trainer = fine_tuner(
+      transformer,
+      s.train,
+      config.sequence_length,
+      flat_mesh(config),
+      steps,
+      factor,
+      config.distillation if self.teacher else None,
     )
-    return int(np.argmin([score.nll for score in scores])), [entry]
-
-  def evaluate(self, command: str) -> dict[str, Any]:
-    """Returns the cell's row of the study, testing now if it is not there yet.
-
-    Raises:
-      UserError: the cell was not specialized yet.
-    """
-    generic = self.data.validation
-    made_from = self.made_from | {"test": self.domain.test.hash, "generic": generic.hash}
-    found = read_result(self.results, made_from)
-    if found:
-      return found
-    done = read_result(self.folder / "result.json", self.made_from)
-    if done is None:
-      raise UserError(f"{self.cell.name} is not specialized yet: run `specialize` first.")
-    pretrained, evaluator = self.pretrained, self.pretrained.evaluator
-    transformer = pretrained.family.transformer
-    with jax.set_mesh(flat_mesh(self.config)):
-      mixture = np.asarray(done["mixture"])
-      after = self._params(pretrained.materialize(mixture))
-      stores = {"domain": self.domain.test, "generic": generic}
-      scores = {
-        "before": {k: dataclasses.asdict(pretrained.score(mixture, s)) for k, s in stores.items()},
-        "after": {k: dataclasses.asdict(evaluator.score(after, s)) for k, s in stores.items()},
-      }
-    tokens = 2 * (self.domain.test.n_tokens + generic.n_tokens)
-    tested = budgets.entry("inference", "test", tokens, tokens * evaluator.flops_per_token)
-    ledger = pretrained.result()["ledger"] + done["ledger"]
-    ledger += [dataclasses.asdict(e) for e in [*self.data.ledger(self.cell.domain), tested]]
-    row = pretrained.row
-    return write_result(
-      self.results,
-      made_from,
-      {
-        "method": self.cell.method,
-        "family": row.family,
-        "strategy": row.strategy,
-        "objective": row.objective,
-        "size": row.size,
-        "domain": self.cell.domain,
-        "domain_tokens": self.cell.domain_tokens,
-        "seed": self.config.seed,
-        "expert": done["expert"],
-        "parameters": {
-          "pretraining": pretrained.family.parameters(),
-          "inference": budgets.parameters(transformer.config, transformer.vocab_size),
-        },
-        **scores,
-        "ledger": ledger,
-        "stopped": done["stopped"],
-        "curve": done["curve"],
-        "hardware": hardware(),
-        "date": date.today().isoformat(),
-        "command": command,
-      },
+    rows = sampler.ReplaySampler(
+      self._rows, self.data.train.n_rows, s.replay, s.train.batch_rows, self.cell.seed
     )
+    teach, notes, entries = self._lessons(trainer, rows)
+    feed = pipeline.Pipeline(rows, [self.domain.train, self.data.train], notes)
+    schedule = loop.Schedule(
+      steps, s.train.log_every, s.train.checkpoint_every, s.evaluate_every, s.patience
+    )
+    evaluator, runs = self.pretrained.evaluator, []
+    for expert, mixture in enumerate(choice.mixtures):
+      folder, name = self._folder(expert, choice), f"specialize {self.cell.name}"
+      if folder != self.folder:
+        artifact.claim(folder, self.made_from | {"expert": expert})
+        name += f", expert {expert}"
+      progress = fit(
+        name,
+        folder,
+        trainer,
+        schedule,
+        feed,
+        config,
+        Start("", "", self.pretrained.materialize(mixture)),
+        teach=teach,
+        validate=lambda params: evaluator.score(params, self.domain.validation).nll,
+      )
+      looked = len(progress.looks) * self.domain.validation.n_tokens
+      entries += [
+        spent("specialization", name, trainer, progress),
+        budgets.entry("specialization", "validation", looked, looked * evaluator.flops_per_token),
+      ]
+      if teach and self.teacher:
+        tokens = progress.step * trainer.tokens_per_step
+        flops = tokens * forward_flops(config, self.teacher.row)
+        entries.append(budgets.entry("specialization", "teacher: forward passes", tokens, flops))
+      runs.append(progress)
+    return runs, entries
 
-  def _params(self, like: Params) -> Params:
+  def _lessons(
+    self, trainer: Trainer, rows: sampler.ReplaySampler
+  ) -> tuple[Callable[[Batch], Batch] | None, pipeline.Notes | None, list[budgets.Entry]]:
+    """Returns what adds the teacher's word to a batch, or where it lies, and what that cost."""
+    if not self.teacher:
+      return None, None, []
+    config, c = self.config, self.config.distillation
+    transformer = self.teacher.pretrained.family.transformer
+    ask = distill.make_ask(transformer, c, trainer.mesh, *rows.shape, config.sequence_length)
+    params = self.teacher.params()
+    if not c.cache:
+      return distill.online(ask, params), None, []
+    plain = {k: trainer.where_batch[k] for k in ("tokens", "cluster", "mask")}
+    cache, entries = distill.cached(
+      ask,
+      params,
+      self.teacher.made_from,
+      c,
+      rows,
+      trainer.steps,
+      [self.domain.train, self.data.train],
+      self.folder / "teacher",
+      plain,
+      forward_flops(config, self.teacher.row),
+      transformer.vocab_size,
+    )
+    return None, cache, entries
+
+  def params(self) -> Params:
     """Returns the fine-tuned parameters with the lowest validation loss."""
-    checkpoints = Checkpoints(self.folder / "checkpoints")
+    done = self.record()
+    like = self.pretrained.materialize(np.asarray(done["mixture"]))
+    folder = self.folder if done["folder"] == self.folder.name else self.folder / done["folder"]
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     shapes = jax.tree.map(
       lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), like
     )
     params = checkpoints.restore_params(checkpoints.best() or 0, shapes)
     checkpoints.close()
     return params
-
-
-def recipe(table: tuple[tuple[int, float, int], ...], tokens: int) -> tuple[float, int]:
-  """Returns (learning rate factor, steps at most) for so many domain tokens (PAPER, section 4).
-
-  Raises:
-    UserError: no row of the table serves.
-  """
-  for most, factor, steps in table:
-    if most == 0 or tokens <= most:
-      return factor, steps
-  raise UserError(
-    f"specialize.recipe has no row for {tokens} domain tokens: end it with a row for 0 (any)."
-  )
-
-
-def hardware() -> str:
-  """Returns devices and processor, for the record."""
-  devices = jax.devices()
-  cpu = platform.processor() or platform.machine()
-  info = Path("/proc/cpuinfo")
-  for line in info.read_text().splitlines() if info.exists() else []:
-    if line.startswith("model name"):
-      cpu = line.partition(":")[2].strip()
-      break
-  kind = devices[0].device_kind
-  cores = os.cpu_count()
-  if kind == "cpu":
-    return f"{cores} cores of {cpu}"
-  return f"{len(devices)} x {kind}, {cores} cores of {cpu}"

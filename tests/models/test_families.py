@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import tiny
-from specialization.config import parse
 from specialization.errors import UserError
 from specialization.models import make_family, projected
+from specialization.strict import parse
 
 
 def _params(name, **kwargs):

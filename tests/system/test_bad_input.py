@@ -114,7 +114,7 @@ FIELDS = {
   "--config.data.generic.train=3": "config.data.generic.train=3 must be of type str.",
   "--config.seed": "Missing value for flag --config.seed",
   "--wrokdir=x": "Unknown command line flag 'wrokdir'",
-  "--only=slm*": "--only='slm*' matches no cell, such as 'dense--law--500'.",
+  "--only=slm*": "--only='slm*' matches no cell, such as 'dense--law--500--b100--s0'.",
   "--config.pretrain.horizon.tokens=5": "exactly one positive number of steps, tokens,",
   "--config.pretrain.horizon.steps=0": "this one has none",
   "--config.methods.dense.family=dens": "family='dens' is unknown: did you mean 'dense'?",
@@ -218,7 +218,11 @@ def test_a_horizon_below_one_step_is_told_before_anything_is_read(refused, made,
   ("verb", "only", "sentence"),
   [
     ("specialize", "mixture", "mixture is not pretrained in "),
-    ("evaluate", "dense", "dense--law--500 is not specialized yet: run `specialize` first."),
+    (
+      "evaluate",
+      "dense",
+      "dense--law--500--b100--s0 is not specialized yet: run `specialize` first.",
+    ),
   ],
 )
 def test_a_phase_before_its_turn(refused, study, verb, only, sentence):
@@ -243,7 +247,11 @@ def test_a_folder_of_another_config(refused, study, overrides, sentence):
   [
     ("nowhere", {}, "is not a folder of checkpoints"),
     ("corpus", {}, "has no complete checkpoint to begin from."),
-    ("study/pretrain/dense/checkpoints", {"sizes__slm__d_mlp": 24}, "is not one of this model"),
+    (
+      "study/pretrain/dense--b100--s0/checkpoints",
+      {"sizes__slm__d_mlp": 24},
+      "is not one of this model",
+    ),
   ],
 )
 def test_a_wrong_place_to_begin_from(refused, study, field, where, overrides, sentence):
@@ -261,7 +269,7 @@ def unfinished(made, tmp_path):
   """Command line of a pretraining that is yet to be done, and its folder."""
   shutil.copytree(made / "study" / "data", tmp_path / "study" / "data")
   arguments = tiny_study.arguments("pretrain", made / "corpus", tmp_path / "study")
-  return [*arguments, "--only=dense"], tmp_path / "study" / "pretrain" / "dense"
+  return [*arguments, "--only=dense"], tmp_path / "study" / "pretrain" / "dense--b100--s0"
 
 
 def finish(console, arguments, folder, step):

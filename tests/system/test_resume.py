@@ -56,7 +56,8 @@ def folder(tmp_path_factory):
 
 
 def of(folder, phase, family):
-  return folder / phase / (family if phase == "pretrain" else f"{family}--law--500")
+  domain = "" if phase == "pretrain" else "law--500--"
+  return folder / phase / f"{family}--{domain}b100--s0"
 
 
 def checkpoints(folder):
@@ -104,7 +105,7 @@ def test_early_stopping_remembers(folder, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_results_are_equal_and_both_runs_are_paid_for(folder, family):
   whole, killed = (
-    json.loads((folder / name / "results" / f"{family}--law--500.json").read_text())
+    json.loads((folder / name / "results" / f"{family}--law--500--b100--s0.json").read_text())
     for name in ("whole", "killed")
   )
   for key in ("before", "after", "parameters"):
@@ -131,8 +132,8 @@ def test_the_data_are_bit_equal(folder):
 def test_it_went_on_from_where_it_was(folder):
   said = (folder / "killed.txt").read_text()
   for line in (
-    *("pretrain dense: .* its own checkpoint of step 3", "pretrain mixture: .* step [36]"),
-    *("pretrain projected: .* step 6", "specialize dense.*: .* step 6"),
+    *("pretrain dense.*: .* its own checkpoint of step 3", "pretrain mixture.*: .* step [36]"),
+    *("pretrain projected.*: .* step 6", "specialize dense.*: .* step 6"),
     *("specialize mixture.*: .* step [46]", "specialize projected.*: .* step [34]"),
     "specialize projected.*: .* step 8",
   ):

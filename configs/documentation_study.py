@@ -1,0 +1,52 @@
+"""All seven methods under four budgets, on nine domains of the documentation corpus.
+
+python -m specialization run --config=configs/documentation_study.py --workdir=runs/study \
+  --config.data.folder=FOLDER
+
+About five hours on two CPU cores. Start the command again after any interruption, or start it
+several times at once in one folder: no cell is done twice. FOLDER is as for documentation.py.
+
+The small model is far smaller than those that the paper deploys, so that it sees, as theirs does,
+many more tokens than it has parameters.
+"""
+
+from ml_collections import ConfigDict
+
+import base
+import corpora
+import llm
+import slm
+import slm_d
+import slm_is
+import slm_mix
+import slm_nopt
+import slm_pn
+import small_cpu
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  config = base.get_config()
+  config.name = "documentation study"
+  corpora.documentation(config)
+  small_cpu.use(config)
+  config.tokenizer.vocab_size = 2048
+  config.sizes.slm = base.size(d_model=128, n_layers=2, n_heads=2, d_mlp=384)
+  config.sizes.llm = base.size(d_model=256, n_layers=4, n_heads=4, d_mlp=768)
+  config.clusters.levels = (4, 16, 64, 256)
+  config.pretrain.horizon.steps = 1200
+  config.pretrain.optimizer.schedule = "wsd"
+  config.specialize.train.horizon.steps = 80
+  config.specialize.domain_tokens = (32_000, 128_000, 512_000)
+  config.importance.tokens = 32_000
+  config.distillation.top_k = 0
+  slm.add(config)
+  slm_nopt.add(config)
+  llm.add(config)
+  slm_is.add(config, clusters=64)
+  slm_mix.add(config, clusters=16)
+  slm_pn.add(config, clusters=16, groups=16)
+  slm_d.add(config)
+  config.study.shares = (0.25, 0.5, 1.0)
+  if variant == "smoke":
+    corpora.smoke(config)
+  return config

@@ -1,0 +1,240 @@
+"""Whole studies through the command line: shares of one run, every method, several processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import tiny_study
+from specialization import main, metrics
+
+WSD = dict(pretrain__optimizer__schedule="wsd", pretrain__optimizer__cooldown_share=0.5)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("corpus")
+  tiny_study.write_corpus(folder)
+  return folder
+
+
+def params(run):
+  (newest,) = [p for p in (run / "checkpoints").iterdir() if p.name == "4"]
+  with ocp.StandardCheckpointer() as reader:
+    return reader.restore(newest / "params")
+
+
+@pytest.mark.parametrize("family", tiny_study.FAMILIES)
+def test_a_branch_is_bit_equal_to_a_run_of_its_own(corpus, tmp_path, capsys, family):
+  """8 steps, of which a run of half as many shares the first 2: its cool-down takes the others."""
+  shares = dict(WSD, study__shares="(0.5, 1.0)")
+  for name, only in {"both": "*", "alone": "*--b50--*"}.items():
+    arguments = tiny_study.arguments("pretrain", corpus, tmp_path / name, **shares)
+    main.main([*arguments, f"--only={family}--{only}"])
+  branch, alone = (tmp_path / n / "pretrain" / f"{family}--b50--s0" for n in ("both", "alone"))
+  chex.assert_trees_all_equal(params(branch), params(alone))
+  said = capsys.readouterr().out
+  assert f"starting from step 2 of {family}--b100--s0." in said
+  assert [line["step"] for line in metrics.read(branch)] == [3, 4]
+  assert not (tmp_path / "alone" / "pretrain" / f"{family}--b100--s0").exists()
+  ledgers = [json.loads((f / "result.json").read_text())["ledger"] for f in (branch, alone)]
+  assert ledgers[0][0]["tokens"] == ledgers[1][0]["tokens"] == 4 * 16 * 16
+
+
+def test_a_constant_schedule_needs_no_step_of_its_own(corpus, tmp_path, capsys):
+  shares = dict(pretrain__optimizer__schedule="constant", study__shares="(0.5, 1.0)")
+  arguments = tiny_study.arguments("pretrain", corpus, tmp_path, **shares)
+  main.main([*arguments, "--only=dense"])
+  assert "starting from step 4 of dense--b100--s0." in capsys.readouterr().out
+  assert not metrics.read(tmp_path / "pretrain" / "dense--b50--s0")
+
+
+def test_seeds_differ(corpus, tmp_path):
+  arguments = tiny_study.arguments("run", corpus, tmp_path, study__seeds="(0, 1)")
+  main.main([*arguments, "--only=dense"])
+  losses = [
+    [line["loss"] for line in metrics.read(tmp_path / "pretrain" / f"dense--b100--s{seed}")]
+    for seed in (0, 1)
+  ]
+  assert losses[0][0] != losses[1][0]
+  assert len(json.loads((tmp_path / "results/dense--law--500--b100--s1.json").read_text())) > 10
+
+
+def every(verb, corpus, workdir, **overrides):
+  verb, _, *others = tiny_study.arguments(verb, corpus, workdir, **overrides)
+  return [verb, f"--config={tiny_study.ROOT}/tests/every_method.py:{corpus}", *others]
+
+
+def results(workdir):
+  return {p.stem: json.loads(p.read_text()) for p in sorted((workdir / "results").glob("*.json"))}
+
+
+def start(corpus, workdir):
+  """Starts the study in a process of its own."""
+  return subprocess.Popen(
+    [sys.executable, "-m", "specialization", *every("run", corpus, workdir)],
+    env=tiny_study.environment() | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("every") / "study"
+  process = start(corpus, workdir)
+  said, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, said
+  return workdir
+
+
+METHODS = (
+  "dense",
+  "large",
+  "none",
+  "is",
+  "mixture",
+  "projected",
+  "projected_loss",
+  "projected_all",
+  "taught",
+)
+
+
+def of(workdir, method):
+  return results(workdir)[f"{method}--law--500--b100--s0"]
+
+
+def test_every_method_has_its_result(whole):
+  assert {name.partition("--")[0] for name in results(whole)} == set(METHODS)
+
+
+def test_methods_that_are_pretrained_alike_share_the_run(whole):
+  assert {p.name.partition("--")[0] for p in (whole / "pretrain").iterdir()} == {
+    *("dense", "large", "none", "is", "mixture", "projected")
+  }
+  assert of(whole, "projected_all")["pretraining"] == of(whole, "projected_loss")["pretraining"]
+
+
+def books(record, book):
+  return {e["phase"]: e for e in record["ledger"] if e["book"] == book}
+
+
+def test_the_ledger_books_what_each_method_takes(whole):
+  generic = {name: books(of(whole, name), "generic") for name in METHODS}
+  special = {name: books(of(whole, name), "specialization") for name in METHODS}
+  assert not generic["none"]
+  assert not generic["is"]
+  assert special["is"]["pretrain is--law--500--b100--s0"]["flops"] > 0
+  assert set(generic["taught"]) == {
+    "pretrain dense--b100--s0",
+    "teacher: pretrain large--b100--s0",
+  }
+  name = "specialize large--law--500--b100--s0"
+  assert special["taught"][f"teacher: {name}"] == special["large"][name] | {
+    "phase": f"teacher: {name}"
+  }
+  assert special["taught"]["teacher: forward passes"]["flops"] > 0
+  experts = [phase for phase in special["projected_all"] if ", expert " in phase]
+  assert len(experts) == 2
+  assert "choose the expert" in special["projected_loss"]
+
+
+def test_the_best_of_all_experts_is_kept(whole):
+  expert = of(whole, "projected_all")["expert"]
+  assert expert["cluster"] == int(np.argmin(expert["validation"]))
+  assert min(loss for _, loss in of(whole, "projected_all")["curve"]) == min(expert["validation"])
+
+
+def test_importance_sampling_says_what_it_did(whole):
+  record = of(whole, "is")["importance"]
+  assert record["clusters"] == 2
+  assert record["documents"] > 0
+  assert of(whole, "dense")["importance"] is None
+
+
+def test_no_pretraining_means_drawn_parameters(whole):
+  record = of(whole, "none")
+  assert record["parameters"]["pretraining"] == 0
+  assert record["before"]["domain"]["nats"] / record["before"]["domain"]["tokens"] > 5.5  # ln 300
+
+
+@pytest.mark.parametrize("top_k", [0, 7])
+def test_a_cached_teacher_teaches_the_same(corpus, whole, tmp_path, top_k, capsys):
+  """All logits lie on disk in half precision, the same rows as online."""
+  curves = []
+  for cache in (False, True):
+    workdir = tmp_path / str(cache)
+    (workdir / "specialize").mkdir(parents=True)
+    for part in ("data", "pretrain"):
+      os.symlink(whole / part, workdir / part)
+    os.symlink(
+      whole / "specialize/large--law--500--b100--s0",
+      workdir / "specialize/large--law--500--b100--s0",
+    )
+    fields = dict(distillation__cache=cache, distillation__top_k=top_k or 300)
+    main.main([*every("specialize", corpus, workdir, **fields), "--only=taught"])
+    folder = workdir / "specialize" / "taught--law--500--b100--s0"
+    curves.append(json.loads((folder / "result.json").read_text())["curve"])
+  np.testing.assert_allclose(curves[0], curves[1], rtol=2e-3)
+  assert re.search(r"largest logits lie in .*: \d+ bytes a token", capsys.readouterr().out)
+
+
+def test_a_specialization_budget_binds(corpus, whole, tmp_path, capsys):
+  spent = {
+    n: sum(e["flops"] for e in books(of(whole, n), "specialization").values()) for n in METHODS
+  }
+  step = books(of(whole, "dense"), "specialization")["specialize dense--law--500--b100--s0"]
+  step = step["flops"] / of(whole, "dense")["stopped"]["step"]
+  fields = dict(budgets__specialization_flops=3.5 * step)
+  main.main([*every("run", corpus, tmp_path / "3", **fields), "--only=dense"])
+  assert of(tmp_path / "3", "dense")["stopped"]["step"] == 3
+  fields = dict(budgets__specialization_flops=spent["is"] / 2)
+  main.main([*every("run", corpus, tmp_path / "is", **fields), "--only=is"])
+  record = books(of(tmp_path / "is", "is"), "specialization")
+  trained = sum(e["flops"] for phase, e in record.items() if phase != "validation")
+  assert 0.6 * spent["is"] / 2 < trained <= spent["is"] / 2
+
+
+def test_a_generic_budget_binds(corpus, whole, tmp_path, capsys):
+  (entry,) = books(of(whole, "dense"), "generic").values()
+  fields = dict(budgets__generic_flops=entry["flops"] * 5.5 / 8)
+  main.main([*every("pretrain", corpus, tmp_path, **fields), "--only=dense"])
+  folder = tmp_path / "pretrain" / "dense--b100--s0"
+  (booked,) = json.loads((folder / "result.json").read_text())["ledger"]
+  assert booked["flops"] == pytest.approx(entry["flops"] * 5 / 8)
+
+
+def test_two_processes_share_a_study_also_when_one_is_killed(corpus, whole, tmp_path):
+  workdir = tmp_path / "study"
+  first, second = start(corpus, workdir), start(corpus, workdir)
+  while not [*(workdir / "specialize").glob("*/result.json")]:
+    time.sleep(0.05)
+    assert first.poll() is None or second.poll() is None
+  first.send_signal(signal.SIGKILL)
+  said = [process.communicate(timeout=300)[0] for process in (first, second)]
+  assert second.returncode == 0, said[1]
+  begun = re.findall(r"^(\w+ [\w ,-]+): .* starting from (?!its own)", "".join(said), re.M)
+  assert len(begun) == len(set(begun)), "something was begun twice"
+  right, found = results(whole), results(workdir)
+  assert found.keys() == right.keys()
+  for name, record in right.items():
+    for key in ("before", "after", "stopped", "expert", "importance"):
+      assert found[name][key] == record[key], (name, key)
+
+
+def test_cells_are_listed_with_their_states(corpus, whole, tmp_path, capsys):
+  main.main(every("cells", corpus, whole))
+  listed = dict(line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line)
+  assert listed == dict.fromkeys(results(whole), "done")
+  main.main(every("cells", corpus, tmp_path / "new"))
+  assert "dense--law--500--b100--s0\tnot there yet" in capsys.readouterr().out
