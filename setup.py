@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 ORACLES = [
   "torch>=2.10,<3",
   "transformers>=5.0,<6",
-  "sentence-transformers>=5.0,<6",
+  "sentence-transformers>=5.2,<6",
 ]
 HUB = ["datasets>=4.0,<6", "huggingface-hub>=1.0,<3"]
 TEST = [
