@@ -187,7 +187,7 @@ def get_config() -> ConfigDict:
   config.budgets = dict(
     generic_flops=0.0,  # of one pretraining on generic text
     generic_device_hours=0.0,  # the same in hours of one device
-    specialization_flops=0.0,  # of all that is done for one domain
+    specialization_flops=0.0,  # of all that is done for one domain but looks at validation text
     specialization_device_hours=0.0,  # the same in hours of one device
     sustained_flops=0.0,  # FLOP/s of one device in training, for limits in device-hours
     inference_parameters=0,  # of the model that is deployed: larger ones are refused

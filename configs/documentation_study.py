@@ -3,8 +3,8 @@
 python -m specialization run --config=configs/documentation_study.py --workdir=runs/study \
   --config.data.folder=FOLDER
 
-About five hours on two CPU cores. Start the command again after any interruption, or start it
-several times at once in one folder: no cell is done twice. FOLDER is as for documentation.py.
+Hours on two CPU cores. Start the command again after any interruption, or start it several times
+at once in one folder: no cell is done twice. FOLDER is as for documentation.py.
 
 The small model is far smaller than those that the paper deploys, so that it sees, as theirs does,
 many more tokens than it has parameters.

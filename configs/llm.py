@@ -1,4 +1,4 @@
-"""LLM: a large dense model, the reference that breaks the inference budget (PAPER, section 3.1).
+"""LLM: a large dense model, the reference that breaks the inference budget (arXiv 2402.01093).
 
 python -m specialization run --config=configs/llm.py --workdir=runs/llm
 """

@@ -3,7 +3,7 @@
 python -m specialization run --config=configs/paper.py --workdir=runs/paper
 
 Needs `pip install -e .[hub]` and accelerators; the paper spent 10 to 650 A100-hours on generic
-text and 0.02 to 130 on each domain (PAPER, section 5). What it leaves open is stated here: batch
+text and 0.02 to 130 on each domain (arXiv 2402.01093). What it leaves open is stated here: batch
 size, betas, weight decay, schedule, position encoding and the gated MLP of equal size.
 """
 

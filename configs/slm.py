@@ -1,4 +1,4 @@
-"""SLM: one small dense model, pretrained on generic text, then fine-tuned (PAPER, section 3.1).
+"""SLM: one small dense model, pretrained on generic text, then fine-tuned (arXiv 2402.01093).
 
 python -m specialization run --config=configs/slm.py --workdir=runs/slm
 """

@@ -1,4 +1,4 @@
-"""SLM-d: a small dense model that learns from a large one in fine-tuning (PAPER, section 3.4).
+"""SLM-d: a small dense model that learns from a large one in fine-tuning (arXiv 2402.01093).
 
 python -m specialization run --config=configs/slm_d.py --workdir=runs/slm_d --only='slm_d*'
 """

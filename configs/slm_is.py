@@ -1,5 +1,5 @@
 """SLM-is: importance sampling, a small dense model pretrained for each domain on generic text that
-is drawn as the domain's text falls on the clusters (PAPER, section 3.5).
+is drawn as the domain's text falls on the clusters (arXiv 2402.01093).
 
 python -m specialization run --config=configs/slm_is.py --workdir=runs/slm_is
 """

@@ -1,4 +1,4 @@
-"""SLM-mix: a hard mixture, one independent small model per cluster (PAPER, section 3.2).
+"""SLM-mix: a hard mixture, one independent small model per cluster (arXiv 2402.01093).
 
 python -m specialization run --config=configs/slm_mix.py --workdir=runs/slm_mix
 """

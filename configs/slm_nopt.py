@@ -1,4 +1,4 @@
-"""SLM-nopt: a small dense model trained on the domain alone (PAPER, section 3.1).
+"""SLM-nopt: a small dense model trained on the domain alone (arXiv 2402.01093).
 
 python -m specialization run --config=configs/slm_nopt.py --workdir=runs/slm_nopt
 """

@@ -1,4 +1,4 @@
-"""SLM-pn: a projected network, all experts' MLP kernels from one basis (PAPER, section 3.3).
+"""SLM-pn: a projected network, all experts' MLP kernels from one basis (arXiv 2402.01093).
 
 python -m specialization run --config=configs/slm_pn.py --workdir=runs/slm_pn
 """

@@ -31,7 +31,10 @@ def parameter(
   A given parameter may have a first axis more than the declared ones: one entry for each group.
   """
   if module.has_variable("params", name) and not module.is_initializing():
-    return module.get_variable("params", name)
+    given: Array = module.get_variable("params", name)
+    if given.shape[given.ndim - len(shape) :] != shape or given.ndim > len(shape) + 1:
+      raise ValueError(f"{'/'.join(module.path)}/{name} is {given.shape}, not {shape} or [g, ...].")
+    return given
   boxed: Any = nn.with_logical_partitioning(initializer, axes)
   return module.param(name, boxed, shape, jnp.float32)
 

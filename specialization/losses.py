@@ -26,7 +26,7 @@ def distillation(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Returns the sum of (1 - weight) CE + weight temperature^2 KL(teacher, student), and the count.
 
-  Both softmaxes of the KL are taken at the temperature (PAPER, section 3.4; arXiv 1503.02531). It
+  Both softmaxes of the KL are taken at the temperature (arXiv 2402.01093; arXiv 1503.02531). It
   is over the vocabulary or, where the teacher names q tokens, over these and any other as one more
   outcome: a lower bound.
 

@@ -1,4 +1,4 @@
-"""Regime: a large inference budget. Deploy the large model (PAPER, figure 1).
+"""Regime: a large inference budget. Deploy the large model (arXiv 2402.01093, figure 1).
 
 python -m specialization run --config=configs/regimes/large_inference.py --workdir=runs/large
 

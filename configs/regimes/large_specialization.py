@@ -3,9 +3,9 @@
 python -m specialization run --config=configs/regimes/large_specialization.py --workdir=runs/few
 
 Generic training 3e13 FLOPs, shared by all domains; specialization 3e13 FLOPs for each, enough to
-pretrain for a domain; inference 3M parameters; 100k tokens of domain text (PAPER, figure 1:
-importance sampling). Distillation competes: its teacher is pretrained and fine-tuned within the
-same limits, but is not deployed.
+pretrain for a domain; inference 3M parameters; 100k tokens of domain text (arXiv 2402.01093,
+figure 1: importance sampling). Distillation competes: its teacher is pretrained and fine-tuned
+within the same limits, but is not deployed.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ python -m specialization run --config=configs/regimes/small.py --workdir=runs/ma
 
 Generic training 3e13 FLOPs, shared by all domains; specialization 3e12 FLOPs for each, too few to
 pretrain for a domain or to fine-tune a teacher; inference 3M parameters; 100k tokens of domain text
-(PAPER, figure 1: the projected network, the hard mixture, or the plain small model).
+(arXiv 2402.01093, figure 1: the projected network, the hard mixture, or the plain small model).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 Under P(x | c, domain) = P(x | c) a domain's loss is that of generic text weighted by
 w(x) = P(c(x) | domain) / P(c(x) | generic), and resampling the clusters by P(c | domain) has it in
-expectation (PAPER, section 3.5). K is the number of clusters.
+expectation (arXiv 2402.01093). K is the number of clusters.
 """
 
 import dataclasses

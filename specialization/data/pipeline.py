@@ -39,27 +39,30 @@ class Notes(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-  """Given rows in order, in batches of one group; those past the end are the last one again."""
+  """Given rows of several sources, in the order and with the padding of `Sequential`."""
 
   sources: Int8[np.ndarray, "n"]
   rows: Int64[np.ndarray, "n"]
   rows_per_batch: int
 
   @property
+  def _places(self) -> "Sequential":
+    return Sequential(len(self.rows), self.rows_per_batch)
+
+  @property
   def shape(self) -> tuple[int, int]:
-    return 1, self.rows_per_batch
+    return self._places.shape
 
   @property
   def steps(self) -> int:
-    return -(-len(self.rows) // self.rows_per_batch)
+    return self._places.steps
 
   def indices(
     self, step: int
   ) -> tuple[Int32[np.ndarray, "1"], Int8[np.ndarray, "1 b"], Int64[np.ndarray, "1 b"]]:
     """See Sampler."""
-    at = step * self.rows_per_batch + np.arange(self.rows_per_batch)[None]
-    at = np.minimum(at, len(self.rows) - 1)
-    return np.zeros(1, np.int32), self.sources[at], self.rows[at]
+    cluster, _, at = self._places.indices(step)
+    return cluster, self.sources[at], np.where(at < 0, -1, self.rows[at])
 
 
 @dataclasses.dataclass(frozen=True)

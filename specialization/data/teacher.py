@@ -3,6 +3,8 @@
 Dimensions: n rows, T targets of a row, q tokens that the teacher names for each target.
 """
 
+import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ class TeacherCache:
   Attributes:
     sizes: of each part of a batch that it gives, the numbers per target (q).
     bytes_per_token: on disk.
+    n_rows: about which the teacher was asked.
+    seconds: that it took.
   """
 
   def __init__(self, folder: Path):
@@ -46,6 +50,8 @@ class TeacherCache:
       if (folder / f"{name}.npy").exists()
     }
     self.sizes = {name: part.shape[-1] for name, part in self._parts.items()}
+    self.n_rows = len(self._keys)
+    self.seconds: float = json.loads((folder / "totals.json").read_text())["seconds"]
     self.bytes_per_token = sum(
       part.shape[-1] * part.dtype.itemsize for part in self._parts.values()
     )
@@ -88,7 +94,7 @@ def write(
   """
   if artifact.exists(folder, made_from):
     return
-  keys = _keys(*rows)
+  keys, started = _keys(*rows), time.monotonic()
   kinds = {
     "teacher_log_probs": np.float16,
     "teacher_ids": np.uint16 if vocab_size <= 1 << 16 else np.uint32,
@@ -113,3 +119,5 @@ def write(
     for part in parts.values():
       part.flush()
     np.save(temporary / "keys.npy", keys)
+    totals = {"seconds": time.monotonic() - started}
+    (temporary / "totals.json").write_text(json.dumps(totals))

@@ -1,4 +1,4 @@
-"""Dense (SLM, LLM): the pretraining parameters are the transformer (PAPER, section 3)."""
+"""Dense (SLM, LLM): the pretraining parameters are the transformer (arXiv 2402.01093)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

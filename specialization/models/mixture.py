@@ -1,4 +1,4 @@
-"""Hard mixture (SLM-mix): one independent transformer per cluster (PAPER, section 3.2)."""
+"""Hard mixture (SLM-mix): one independent transformer per cluster (arXiv 2402.01093)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

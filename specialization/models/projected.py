@@ -1,4 +1,4 @@
-"""Projected network (SLM-pn), a hyper-network for the MLP kernels (PAPER, section 3.3)."""
+"""Projected network (SLM-pn), a hyper-network for the MLP kernels (arXiv 2402.01093)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ from specialization.phases.pretrain import Pretrained
 from specialization.phases.specialize import Specialization
 from specialization.report.terminal import terminal_table
 from specialization.strict import to_dict
-from specialization.study import Cell, Run, cells, methods, run_of, runs, teacher_of, with_teachers
+from specialization.study import Cell, Run, cells, run_of, runs, teacher_of, with_teachers
 
 PHASES = ("prepare", "pretrain", "specialize", "evaluate", "report")
 JOBS = PHASES[1:4]
@@ -46,7 +46,7 @@ class Study:
 
   def __init__(self, config: Config, workdir: Path, only: str, command: str):
     self._config, self._workdir, self._command = config, workdir, command
-    self._cells, self._methods = cells(config, only), methods(config, only)
+    self._cells = cells(config, only)
     self._runs = runs(config, self._cells, only)
     self._prepared: Prepared | None = None
     self._pretrained: dict[Run, Pretrained] = {}
@@ -63,9 +63,9 @@ class Study:
 
   def prepare(self) -> None:
     """Documents, tokenizer, clusters and stores of generic text and all domains."""
-    for run in self._runs:  # Mistakes are told before the text is read.
-      if self._config.methods[run.method].strategy != "none":
-        pretrainer(self._config, self._config.methods[run.method], run.share)
+    for name in dict.fromkeys(run.method for run in self._runs):
+      if self._config.methods[name].strategy != "none":
+        pretrainer(self._config, self._config.methods[name])  # Tells mistakes before text is read.
     with locked(self._workdir, "prepare"):
       data = self._data()
       for domain in dict.fromkeys(cell.domain for cell in self._cells):
@@ -166,7 +166,7 @@ def describe(config: Config) -> str:
   for name, row in config.methods.items():
     family, train = make_method(config, row), row.pretrain
     flops = flops_per_step(family, train, length)
-    steps = 0 if row.strategy == "none" else pretraining_steps(config, row)
+    steps = 0 if row.strategy == "none" else pretraining_steps(config, row, family)
     tokens = steps * train.batch_rows * length
     large = 0 if row.strategy == "none" else family.parameters()
     small = budgets.parameters(config.sizes[row.size], config.tokenizer.vocab_size)

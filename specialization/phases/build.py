@@ -113,14 +113,13 @@ def pretraining_mesh(config: Config, row: MethodConfig) -> Mesh:
   return flat_mesh(config) if row.experts == 1 else sharding.make_mesh(config.mesh)
 
 
-def pretraining_steps(config: Config, row: MethodConfig) -> int:
-  """Returns the steps of the whole horizon, or as many as the budget of its book pays for.
+def pretraining_steps(config: Config, row: MethodConfig, family: Family, share: float = 1.0) -> int:
+  """Returns a share of the horizon's steps, or of as many as the budget of its book pays for.
 
   Raises:
-    UserError: that is not one step.
+    UserError: the whole is not one step.
   """
   train, limits, length = row.pretrain, config.budgets, config.sequence_length
-  family = make_method(config, row)
   tokens = train.batch_rows * length
   if row.strategy == "importance":
     most = specialization_limit(config)
@@ -131,7 +130,8 @@ def pretraining_steps(config: Config, row: MethodConfig) -> int:
       )
   else:
     most = budgets.limit(limits.generic_flops, limits.generic_device_hours, limits.sustained_flops)
-  return budgets.steps(train.horizon, tokens, flops_per_step(family, train, length), most)
+  steps = budgets.steps(train.horizon, tokens, flops_per_step(family, train, length), most)
+  return max(1, round(share * steps))
 
 
 def specialization_limit(config: Config) -> float:
@@ -148,22 +148,22 @@ def pretrainer(config: Config, row: MethodConfig, share: float = 1.0) -> Trainer
   Raises:
     UserError: as `make_trainer` and `pretraining_steps`, or a family or option that is unknown.
   """
-  longest = pretraining_steps(config, row)
+  family = make_method(config, row)
   return make_trainer(
-    make_method(config, row),
+    family,
     row.pretrain,
     config.sequence_length,
     pretraining_mesh(config, row),
-    max(1, round(share * longest)),
+    pretraining_steps(config, row, family, share),
     complete=row.strategy == "balanced",
-    longest=longest,
+    longest=pretraining_steps(config, row, family),
   )
 
 
 def fine_tuning_steps(
   config: Config, row: MethodConfig, domain_tokens: int, most_flops: float = math.inf
 ) -> tuple[int, float]:
-  """Returns steps at most and learning rate factor for so many domain tokens (PAPER, section 4).
+  """Returns steps at most and learning rate factor for so many domain tokens (arXiv 2402.01093).
 
   Raises:
     UserError: no row of the recipe serves, or the limit is too low for one step.
@@ -181,13 +181,14 @@ def fine_tuning_steps(
 
 
 def fine_tuning_flops(config: Config, row: MethodConfig) -> float:
-  """Returns the model FLOPs of a fine-tuning step, its teacher's forward pass included."""
-  train, length = config.specialize.train, config.sequence_length
-  family = make_family("dense", make_transformer(config, row), 1, {})
-  flops = flops_per_step(family, train, length)
-  if row.teacher and not config.distillation.cache:
-    flops += train.batch_rows * length * forward_flops(config, config.methods[row.teacher])
-  return flops
+  """Returns the model FLOPs of a fine-tuning step, its teacher's forward pass included.
+
+  A cached teacher passes over each row once, so this is what it costs at most.
+  """
+  per_token = 3 * forward_flops(config, row)
+  if row.teacher:
+    per_token += forward_flops(config, config.methods[row.teacher])
+  return config.specialize.train.batch_rows * config.sequence_length * per_token
 
 
 def forward_flops(config: Config, row: MethodConfig) -> float:

@@ -1,4 +1,4 @@
-"""The choice of the expert for a domain (PAPER, "Choosing the expert")."""
+"""The choice of the expert for a domain (arXiv 2402.01093)."""
 
 import dataclasses
 from typing import Any

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from specialization import artifact, budgets
+from specialization import artifact
 from specialization.config import DistillationConfig
 from specialization.data import pipeline, teacher
 from specialization.data.sampler import Sampler
@@ -59,10 +59,9 @@ def cached(
   stores: list[Store],
   folder: Path,
   where: Any,
-  flops_per_token: float,
   vocab_size: int,
-) -> tuple[teacher.TeacherCache, list[budgets.Entry]]:
-  """Asks the teacher about each row that the student will see, once, and books it.
+) -> teacher.TeacherCache:
+  """Returns what the teacher says of each row that the student will see, asking it only once.
 
   Args:
     ask, params: the teacher's.
@@ -71,7 +70,6 @@ def cached(
     sampler, steps, stores: what the student will see.
     folder: the artifact.
     where: shardings of the student's batches.
-    flops_per_token: of the teacher's forward pass.
     vocab_size: of both.
   """
   sources, rows = teacher.rows_of(sampler, steps)
@@ -91,13 +89,10 @@ def cached(
   length, sizes = stores[0].sequence_length, teaching(c, vocab_size)
   teacher.write(folder, wanted, (sources, rows), answers(), length, sizes, vocab_size)
   cache = teacher.TeacherCache(folder)
-  tokens = len(rows) * length
+  megabytes = len(rows) * length * cache.bytes_per_token / 1e6
   print(
     f"The teacher's {sizes['teacher_log_probs']} largest logits lie in {folder}:"
-    f" {cache.bytes_per_token} bytes a token, {tokens * cache.bytes_per_token / 1e6:.1f} MB.",
+    f" {cache.bytes_per_token} bytes a token, {megabytes:.1f} MB.",
     flush=True,
   )
-  entry = budgets.entry(
-    "specialization", "teacher: forward passes", tokens, tokens * flops_per_token
-  )
-  return cache, [entry]
+  return cache

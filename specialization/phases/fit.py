@@ -1,7 +1,8 @@
 """One training run in a folder: where it begins, that it goes on, what it spent."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +51,22 @@ def _begin(
     return state, loop.Progress.of(metadata["progress"]), f"its own checkpoint of step {own}"
   if start.trunk and start.trunk[0].is_dir():
     folder, step = start.trunk
-    trunk = Checkpoints(folder, read_only=True)
-    if trunk.has(step):
-      state, metadata = trunk.restore(step, trainer.like)
-      progress = loop.Progress.of(metadata["progress"])
-      return state, progress, f"step {step} of {folder.parent.name}"
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as trunk:
+      if trunk.has(step):
+        state, metadata = trunk.restore(step, trainer.like)
+        progress = loop.Progress.of(metadata["progress"])
+        return state, progress, f"step {step} of {folder.parent.name}"
   if start.state:
-    other = _other(start.state)
-    state, metadata = other.restore(other.latest() or 0, trainer.like)
+    with _other(start.state) as other:
+      state, metadata = other.restore(other.latest() or 0, trainer.like)
     progress = loop.Progress(step=metadata["progress"]["step"])
     return state, progress, f"the full state of {start.state} at step {progress.step}"
   params, origin = start.given, "scratch"
   if params is not None:
     origin = "materialized parameters"
   elif start.params:
-    other = _other(start.params)
-    params = other.restore_params(other.best() or 0, trainer.like.params)
+    with _other(start.params) as other:
+      params = other.restore_params(other.best() or 0, trainer.like.params)
     origin = f"the parameters of {start.params}"
   key = jax.random.key(start.seed)
   state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key, params)
@@ -103,6 +104,11 @@ def fit(
     tensorboard=config.metrics.tensorboard,
     wandb_project=config.metrics.wandb_project,
   )
+  metadata = {"phase": name, "made_from": artifact.made_from(folder), "config": to_dict(config)}
+  if checkpoints.latest() is None and progress.step >= trainer.steps:
+    # Another run's state is already this one's end, and later phases look for it here.
+    record = metadata | {"progress": dataclasses.asdict(progress)}
+    checkpoints.save(progress.step, state, record)
   peak = budgets.PEAK_FLOPS.get(jax.devices()[0].device_kind)
   read = pipeline.batches(batches, trainer.where_batch, progress.step, trainer.steps)
   _, progress = loop.train(
@@ -117,7 +123,7 @@ def fit(
     tokens_per_step=trainer.tokens_per_step,
     flops_per_step=trainer.flops_per_step,
     peak_flops=peak and peak * trainer.mesh.size,
-    metadata={"phase": name, "made_from": artifact.made_from(folder), "config": to_dict(config)},
+    metadata=metadata,
     evaluate=validate,
   )
   writer.close()
@@ -125,13 +131,14 @@ def fit(
   return progress
 
 
-def _other(folder: str) -> Checkpoints:
+@contextlib.contextmanager
+def _other(folder: str) -> Iterator[Checkpoints]:
   if not Path(folder).is_dir():
     raise UserError(f"{folder} is not a folder of checkpoints to begin from.")
-  checkpoints = Checkpoints(Path(folder), read_only=True)
-  if checkpoints.latest() is None:
-    raise UserError(f"{folder} has no complete checkpoint to begin from.")
-  return checkpoints
+  with contextlib.closing(Checkpoints(Path(folder), read_only=True)) as checkpoints:
+    if checkpoints.latest() is None:
+      raise UserError(f"{folder} has no complete checkpoint to begin from.")
+    yield checkpoints
 
 
 def spent(book: str, phase: str, trainer: Trainer, progress: loop.Progress) -> budgets.Entry:

@@ -1,5 +1,6 @@
 """Phase `pretrain`: one method on generic text, or on generic text resampled for a domain."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -15,16 +16,16 @@ from specialization.config import Config
 from specialization.data import importance, pipeline, sampler, store
 from specialization.errors import UserError
 from specialization.evaluate import Score
-from specialization.models import Params
+from specialization.models import Family, Params
 from specialization.optim import shared_steps
 from specialization.phases.build import (
   Evaluator,
-  Trainer,
   flat_mesh,
   make_evaluator,
   make_method,
   pretrainer,
   pretraining_mesh,
+  pretraining_steps,
 )
 from specialization.phases.fit import Start, fit, spent, what_matters
 from specialization.phases.prepare import Prepared
@@ -41,13 +42,15 @@ class Pretrained:
     self.config, self.data = config, data
     self._workdir = workdir
     self.folder = workdir / "pretrain" / run.name
-    self.family = make_method(config, self.row)
     self.mesh = pretraining_mesh(config, self.row)
     self._scores: dict[tuple[bytes, str], Score] = {}
 
   @functools.cached_property
-  def trainer(self) -> Trainer:
-    return pretrainer(self.config, self.row, self.run.share)
+  def family(self) -> Family:
+    return make_method(self.config, self.row)
+
+  def _steps(self, share: float) -> int:
+    return pretraining_steps(self.config, self.row, self.family, share)
 
   @functools.cached_property
   def made_from(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ class Pretrained:
       trained |= {
         "clusters": row.clusters,
         "train": what_matters(row.pretrain),
-        "train_steps": self.trainer.steps,
+        "train_steps": self._steps(self.run.share),
         "store": self.data.train.hash,
       }
     if row.strategy == "importance":
@@ -100,7 +103,7 @@ class Pretrained:
       diagnosis = self._importance[1]
       print(f"pretrain {self.run.name}: {_said(diagnosis, self.config)}", flush=True)
       record["importance"] = diagnosis.record()
-    trainer, train = self.trainer, self.row.pretrain
+    train, trainer = self.row.pretrain, pretrainer(self.config, self.row, self.run.share)
     schedule = loop.Schedule(
       trainer.steps, train.log_every, train.checkpoint_every, keep=self._branches()
     )
@@ -125,8 +128,7 @@ class Pretrained:
 
   def _shared(self, share: float) -> int:
     """Returns how many first steps the run of a share has in common with longer ones."""
-    steps = pretrainer(self.config, self.row, share).steps
-    return shared_steps(self.row.pretrain.optimizer, steps)
+    return shared_steps(self.row.pretrain.optimizer, self._steps(share))
 
   def _branches(self) -> tuple[int, ...]:
     """Returns the steps at which shorter runs of the study leave this one."""
@@ -184,7 +186,7 @@ class Pretrained:
     domain = data.domain(self.run.domain).train
     counts = domain.counts(data.tree, row.clusters, self.run.domain_tokens)
     distribution = importance.smooth(counts, rows / rows.sum(), c.smoothing)
-    drawn = self.trainer.steps * row.pretrain.batch_rows
+    drawn = self._steps(self.run.share) * row.pretrain.batch_rows
     diagnosis = importance.diagnose(counts, distribution, rows, drawn, c.most_repeats)
     return distribution, diagnosis
 
@@ -226,17 +228,14 @@ def _said(d: importance.Diagnosis, config: Config) -> str:
   return text
 
 
-@functools.lru_cache(
-  maxsize=2
-)  # Many cells in a row begin from one run; all runs would fill memory.
+@functools.lru_cache(maxsize=2)
 def _restored(of: Pretrained) -> Params:
+  """Returns a run's parameters, kept for the next cells: those of all runs would fill memory."""
   where = sharding.shardings(of.mesh, of.family.axes(), of.family.shapes())
   if of.row.strategy == "none":
     return jax.jit(of.family.init, out_shardings=where)(jax.random.key(of.run.seed))
   like = jax.tree.map(
     lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), of.family.shapes(), where
   )
-  checkpoints = Checkpoints(of.folder / "checkpoints", read_only=True)
-  params = checkpoints.restore_params(checkpoints.latest() or 0, like)
-  checkpoints.close()
-  return params
+  with contextlib.closing(Checkpoints(of.folder / "checkpoints", read_only=True)) as checkpoints:
+    return checkpoints.restore_params(checkpoints.latest() or 0, like)

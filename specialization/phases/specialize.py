@@ -1,5 +1,6 @@
 """Phase `specialize`: one cell of the study, from a pretrained method to a fine-tuned model."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from specialization import artifact, budgets
 from specialization.checkpoint import Checkpoints
 from specialization.config import Config
 from specialization.data import pipeline, sampler
+from specialization.data.teacher import TeacherCache
 from specialization.errors import UserError
 from specialization.models import Params
 from specialization.phases import distill
@@ -168,12 +170,16 @@ class Specialization:
     rows = sampler.ReplaySampler(
       self._rows, self.data.train.n_rows, s.replay, s.train.batch_rows, self.cell.seed
     )
-    teach, notes, entries = self._lessons(trainer, rows)
-    feed = pipeline.Pipeline(rows, [self.domain.train, self.data.train], notes)
+    teach, cache = self._lessons(trainer, rows)
+    feed = pipeline.Pipeline(rows, [self.domain.train, self.data.train], cache)
     schedule = loop.Schedule(
       steps, s.train.log_every, s.train.checkpoint_every, s.evaluate_every, s.patience
     )
-    evaluator, runs = self.pretrained.evaluator, []
+    evaluator, runs = self.pretrained.evaluator, list[loop.Progress]()
+    entries: list[budgets.Entry] = []
+    if cache:
+      tokens = cache.n_rows * config.sequence_length
+      entries.append(self._passes(tokens, cache.seconds, trainer))
     for expert, mixture in enumerate(choice.mixtures):
       folder, name = self._folder(expert, choice), f"specialize {self.cell.name}"
       if folder != self.folder:
@@ -186,7 +192,7 @@ class Specialization:
         schedule,
         feed,
         config,
-        Start("", "", self.pretrained.materialize(mixture)),
+        Start(s.train.init_state, s.train.init_params, self.pretrained.materialize(mixture)),
         teach=teach,
         validate=lambda params: evaluator.score(params, self.domain.validation).nll,
       )
@@ -195,27 +201,25 @@ class Specialization:
         spent("specialization", name, trainer, progress),
         budgets.entry("specialization", "validation", looked, looked * evaluator.flops_per_token),
       ]
-      if teach and self.teacher:
-        tokens = progress.step * trainer.tokens_per_step
-        flops = tokens * forward_flops(config, self.teacher.row)
-        entries.append(budgets.entry("specialization", "teacher: forward passes", tokens, flops))
+      if teach:  # Their time is part of the fine-tuning's.
+        entries.append(self._passes(progress.step * trainer.tokens_per_step, 0.0, trainer))
       runs.append(progress)
     return runs, entries
 
   def _lessons(
     self, trainer: Trainer, rows: sampler.ReplaySampler
-  ) -> tuple[Callable[[Batch], Batch] | None, pipeline.Notes | None, list[budgets.Entry]]:
-    """Returns what adds the teacher's word to a batch, or where it lies, and what that cost."""
+  ) -> tuple[Callable[[Batch], Batch] | None, TeacherCache | None]:
+    """Returns what adds the teacher's word to a batch, or where it lies on disk."""
     if not self.teacher:
-      return None, None, []
+      return None, None
     config, c = self.config, self.config.distillation
     transformer = self.teacher.pretrained.family.transformer
     ask = distill.make_ask(transformer, c, trainer.mesh, *rows.shape, config.sequence_length)
     params = self.teacher.params()
     if not c.cache:
-      return distill.online(ask, params), None, []
+      return distill.online(ask, params), None
     plain = {k: trainer.where_batch[k] for k in ("tokens", "cluster", "mask")}
-    cache, entries = distill.cached(
+    return None, distill.cached(
       ask,
       params,
       self.teacher.made_from,
@@ -225,20 +229,24 @@ class Specialization:
       [self.domain.train, self.data.train],
       self.folder / "teacher",
       plain,
-      forward_flops(config, self.teacher.row),
       transformer.vocab_size,
     )
-    return None, cache, entries
+
+  def _passes(self, tokens: int, seconds: float, trainer: Trainer) -> budgets.Entry:
+    """Books the teacher's passes over so many tokens."""
+    assert self.teacher is not None
+    flops = tokens * forward_flops(self.config, self.teacher.row)
+    return budgets.entry(
+      "specialization", "teacher: forward passes", tokens, flops, seconds, trainer.mesh.size
+    )
 
   def params(self) -> Params:
     """Returns the fine-tuned parameters with the lowest validation loss."""
     done = self.record()
     like = self.pretrained.materialize(np.asarray(done["mixture"]))
     folder = self.folder if done["folder"] == self.folder.name else self.folder / done["folder"]
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     shapes = jax.tree.map(
       lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), like
     )
-    params = checkpoints.restore_params(checkpoints.best() or 0, shapes)
-    checkpoints.close()
-    return params
+    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
+      return checkpoints.restore_params(checkpoints.best() or 0, shapes)

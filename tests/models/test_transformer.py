@@ -135,3 +135,11 @@ def test_family_flops_equal_a_walk_over_the_jaxpr(name):
     walked = jax.make_jaxpr(of.experts)(of.shapes(), jax.ShapeDtypeStruct((1,), np.int32))
   assert product_flops(walked.jaxpr) == of.materialize_flops()
   assert of.parameters() == sum(s.size for s in jax.tree.leaves(of.shapes()))
+
+
+def test_a_parameter_of_another_shape_is_refused():
+  of = tiny.transformer()
+  params = of.initialize(jax.random.key(0))
+  params["final_norm"]["scale"] = jnp.ones(tiny.MODEL.d_model + 1)
+  with pytest.raises(ValueError, match=r"final_norm/scale is \(33,\), not \(32,\)"):
+    of.logits(params, jnp.zeros((1, 4), jnp.int32))

@@ -50,22 +50,33 @@ def test_a_branch_is_bit_equal_to_a_run_of_its_own(corpus, tmp_path, capsys, fam
 
 
 def test_a_constant_schedule_needs_no_step_of_its_own(corpus, tmp_path, capsys):
+  """The branch is the trunk's state of step 4, and can be specialized like any other run."""
   shares = dict(pretrain__optimizer__schedule="constant", study__shares="(0.5, 1.0)")
-  arguments = tiny_study.arguments("pretrain", corpus, tmp_path, **shares)
-  main.main([*arguments, "--only=dense"])
+  main.main([*tiny_study.arguments("run", corpus, tmp_path, **shares), "--only=dense"])
   assert "starting from step 4 of dense--b100--s0." in capsys.readouterr().out
-  assert not metrics.read(tmp_path / "pretrain" / "dense--b50--s0")
+  branch, trunk = (tmp_path / "pretrain" / f"dense--b{percent}--s0" for percent in (50, 100))
+  chex.assert_trees_all_equal(params(branch), params(trunk))
+  assert not metrics.read(branch)
+  assert (tmp_path / "results" / "dense--law--500--b50--s0.json").exists()
+
+
+def test_specialization_can_begin_from_given_checkpoints(corpus, tmp_path, capsys):
+  """As any training phase: its field is not passed over in silence."""
+  main.main([*tiny_study.arguments("pretrain", corpus, tmp_path), "--only=dense"])
+  state = tmp_path / "pretrain" / "dense--b100--s0" / "checkpoints"
+  fields = dict(specialize__train__init_state=state, specialize__train__horizon__steps=10)
+  main.main([*tiny_study.arguments("specialize", corpus, tmp_path, **fields), "--only=dense"])
+  assert f"starting from the full state of {state} at step 8." in capsys.readouterr().out
 
 
 def test_seeds_differ(corpus, tmp_path):
-  arguments = tiny_study.arguments("run", corpus, tmp_path, study__seeds="(0, 1)")
+  arguments = tiny_study.arguments("pretrain", corpus, tmp_path, study__seeds="(0, 1)")
   main.main([*arguments, "--only=dense"])
   losses = [
     [line["loss"] for line in metrics.read(tmp_path / "pretrain" / f"dense--b100--s{seed}")]
     for seed in (0, 1)
   ]
   assert losses[0][0] != losses[1][0]
-  assert len(json.loads((tmp_path / "results/dense--law--500--b100--s1.json").read_text())) > 10
 
 
 def every(verb, corpus, workdir, **overrides):
@@ -185,6 +196,9 @@ def test_a_cached_teacher_teaches_the_same(corpus, whole, tmp_path, top_k, capsy
     main.main([*every("specialize", corpus, workdir, **fields), "--only=taught"])
     folder = workdir / "specialize" / "taught--law--500--b100--s0"
     curves.append(json.loads((folder / "result.json").read_text())["curve"])
+    passes = books(json.loads((folder / "result.json").read_text()), "specialization")
+    passes = passes["teacher: forward passes"]
+    assert (passes["seconds"] > 0) == cache  # online they are part of the fine-tuning's
   np.testing.assert_allclose(curves[0], curves[1], rtol=2e-3)
   assert re.search(r"largest logits lie in .*: \d+ bytes a token", capsys.readouterr().out)
 

@@ -1,4 +1,4 @@
-"""Perplexity against the number of clusters, which is that of experts (PAPER, section 5)."""
+"""Perplexity against the number of clusters, which is that of experts (arXiv 2402.01093)."""
 
 from collections.abc import Sequence
 

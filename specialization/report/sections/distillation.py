@@ -1,4 +1,4 @@
-"""Distillation at the student's cost, and at that of student and teacher (PAPER, section 3.4)."""
+"""Distillation at the student's cost, and at that of student and teacher (arXiv 2402.01093)."""
 
 import functools
 

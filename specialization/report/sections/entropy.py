@@ -1,4 +1,4 @@
-"""How domains lie on the clusters, and which methods fail where they spread (PAPER, section 5)."""
+"""How domains lie on the clusters, and which methods fail where they spread (arXiv 2402.01093)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Rules that choose a domain's expert from one pretraining (PAPER, section 3.3)."""
+"""Rules that choose a domain's expert from one pretraining (arXiv 2402.01093)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Perplexity against the generic budget, before fine-tuning and after (PAPER, section 5)."""
+"""Perplexity against the generic budget, before fine-tuning and after (arXiv 2402.01093)."""
 
 from specialization.report import figures
 from specialization.report.figures import Lines, Section

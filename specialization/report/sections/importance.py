@@ -1,4 +1,4 @@
-"""What resampling by clusters does for each domain (PAPER, section 3.5)."""
+"""What resampling by clusters does for each domain (arXiv 2402.01093)."""
 
 from specialization.report import figures
 from specialization.report.figures import Item, Name, Section, Table

@@ -1,4 +1,4 @@
-"""Parameters, speed and cost per token of each method (PAPER, the table of sizes)."""
+"""Parameters, speed and cost per token of each method (arXiv 2402.01093)."""
 
 import numpy as np
 
