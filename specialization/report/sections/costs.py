@@ -1,4 +1,4 @@
-"""Perplexity against the cost of N tasks: generic + N x specialization (arXiv 2402.01093, eq. 1)."""
+"""Perplexity against the cost of N tasks, generic + N x specialization (arXiv 2402.01093)."""
 
 import functools
 from collections.abc import Sequence
