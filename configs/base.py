@@ -152,7 +152,7 @@ def get_config() -> ConfigDict:
     scan_unroll=1,  # layers per iteration; all layers on CPU, 1 where compile time counts
     attention="reference",  # reference | blocked (skips blocks above the diagonal)
     attention_block=128,  # positions; divides sequence_length
-    microbatches=1,  # gradient accumulation; divides the rows of each group
+    microbatches=1,  # gradient accumulation: of some groups, then of some rows of each
   )
   config.pretrain = train(steps=1000, learning_rate=2e-3)
   config.methods = ConfigDict()  # name: method(config, ...)

@@ -12,6 +12,7 @@ def use(config: ConfigDict) -> None:
   config.compute.scan_unroll = 2
   config.compute.attention = "blocked"
   config.compute.attention_block = 64
+  config.compute.microbatches = 4
   config.pretrain.batch_rows = 16
   config.specialize.train.batch_rows = 8
   config.specialize.evaluate_every = 20

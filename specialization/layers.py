@@ -81,7 +81,7 @@ class RMSNorm(nn.Module):
     return (wide * inverse * scale).astype(x.dtype)
 
 
-def rotate(x: Float[Array, "*b h t k"], theta: float) -> Float[Array, "*b h t k"]:
+def rotate(x: Float[Array, "*n t k"], theta: float) -> Float[Array, "*n t k"]:
   """Rotary position embedding (arXiv 2104.09864), halves convention, as in Llama on HF."""
   half = x.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -92,25 +92,27 @@ def rotate(x: Float[Array, "*b h t k"], theta: float) -> Float[Array, "*b h t k"
 
 
 def causal_attention(
-  query: Float[Array, "*b h t k"],
-  key: Float[Array, "*b h s k"],
-  value: Float[Array, "*b h s k"],
-) -> Float[Array, "*b h t k"]:
+  query: Float[Array, "*n t k"],
+  key: Float[Array, "*n s k"],
+  value: Float[Array, "*n s k"],
+) -> Float[Array, "*n t k"]:
   """softmax(q k^T / sqrt(k)) v; the last query sees all keys. Softmax in float32."""
   t, s = query.shape[-2], key.shape[-2]
-  scores = jnp.einsum("...htk,...hsk->...hts", query * query.shape[-1] ** -0.5, key)
+  scores = jnp.einsum("...tk,...sk->...ts", query * query.shape[-1] ** -0.5, key)
   visible = jnp.arange(s) <= jnp.arange(s - t, s)[:, None]
   scores = jnp.where(visible, scores.astype(jnp.float32), -1e30)
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum("...hts,...hsk->...htk", weights, value)
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  weights = jnp.exp(scores - top)
+  mixed = jnp.einsum("...ts,...sk->...tk", weights.astype(value.dtype), value)
+  return (mixed / jnp.sum(weights, axis=-1, keepdims=True)).astype(value.dtype)
 
 
 def blocked_causal_attention(
-  query: Float[Array, "*b h t k"],
-  key: Float[Array, "*b h t k"],
-  value: Float[Array, "*b h t k"],
+  query: Float[Array, "*n t k"],
+  key: Float[Array, "*n t k"],
+  value: Float[Array, "*n t k"],
   block: int,
-) -> Float[Array, "*b h t k"]:
+) -> Float[Array, "*n t k"]:
   """The same, in blocks of queries that do not look at the keys after them."""
   ends = range(block, query.shape[-2] + 1, block)
   return jnp.concatenate(
@@ -143,11 +145,15 @@ class Attention(nn.Module):
     value = heads("value", c.n_kv_heads)
     if c.n_kv_heads != c.n_heads:
       key, value = (jnp.repeat(y, c.n_heads // c.n_kv_heads, axis=-3) for y in (key, value))
+    shape = query.shape
+    if not on_many_devices():  # See `product`.
+      query, key, value = (y.reshape(-1, *y.shape[-2:]) for y in (query, key, value))
     if self.compute.attention == "blocked" and t % self.compute.attention_block == 0:
       mixed = blocked_causal_attention(query, key, value, self.compute.attention_block)
     else:
       mixed = causal_attention(query, key, value)
-    mixed = constrain(mixed.swapaxes(-3, -2).reshape(x.shape), *BATCH, "length", "heads")
+    mixed = mixed.reshape(shape).swapaxes(-3, -2).reshape(x.shape)
+    mixed = constrain(mixed, *BATCH, "length", "heads")
     return Linear(x.shape[-1], ("heads", "embed"), dtype, name="output")(mixed)
 
 

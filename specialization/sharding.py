@@ -68,6 +68,11 @@ def spec(axes: LogicalAxes) -> PartitionSpec:
   return PartitionSpec(*(RULES[axis] or None for axis in axes))
 
 
+def parts(mesh: Mesh, axis: str | None) -> int:
+  """Returns into how many parts the mesh cuts a logical axis."""
+  return math.prod(mesh.shape[a] for a in RULES[axis])
+
+
 def sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int], name: str) -> NamedSharding:
   """Returns the sharding of one array.
 
@@ -75,8 +80,7 @@ def sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int], name: str) -> 
     UserError: a dimension does not divide over its mesh axes (XLA would replicate it silently).
   """
   for axis, size in zip(axes, shape, strict=True):
-    parts = math.prod(mesh.shape[a] for a in RULES[axis])
-    if size % parts:
+    if size % parts(mesh, axis):
       raise UserError(
         f"{name} has {size} along {axis!r}, which does not divide over"
         f" {' x '.join(f'mesh.{a}={mesh.shape[a]}' for a in RULES[axis])}: change one of them."
@@ -117,13 +121,13 @@ def describe(mesh: Mesh, axes: Any, shapes: Any) -> str:
   flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
   flat_axes = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
   for (path, leaf), names in zip(flat, flat_axes, strict=True):
-    parts = math.prod(mesh.shape[a] for name in names for a in RULES[name])
+    pieces = math.prod(parts(mesh, name) for name in names)
     size = leaf.size * leaf.dtype.itemsize
     total += size
-    whole += size if parts == 1 else 0
+    whole += size if pieces == 1 else 0
     lines.append(
       f"{jax.tree_util.keystr(path, simple=True, separator='/'):44} {leaf.shape!s:24}"
-      f" {'x'.join(str(n) for n in names):32} {spec(names)!s:32} {size // parts:>14,}"
+      f" {'x'.join(str(n) for n in names):32} {spec(names)!s:32} {size // pieces:>14,}"
     )
   share = f"{100 * whole / total:.1f}% of {total:,} bytes lie whole on every device."
   return "\n".join([*lines, share])

@@ -95,11 +95,7 @@ def make_trainer(
   """
   rows, flops = train.batch_rows // train.groups, flops_per_step(family, train, length)
   microbatches = family.transformer.compute.microbatches
-  if rows % microbatches:
-    raise UserError(
-      f"compute.microbatches={microbatches} must divide the {rows} rows of each group"
-      f" (batch_rows={train.batch_rows} over groups={train.groups})."
-    )
+  train_step.cuts(train.groups, rows, microbatches, sharding.parts(mesh, "group"))
   tx = optim.make_optimizer(train.optimizer, steps, family.shapes(), family.axes(), factor, longest)
   like = train_state.abstract(family, tx, mesh)
   where = train_step.batch_shardings(mesh, train.groups, rows, length, extras)

@@ -1,5 +1,6 @@
 """One training step of any family, as one compiled function."""
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from specialization import sharding
+from specialization.errors import UserError
 from specialization.models.family import Family
 from specialization.train.state import TrainState
 
@@ -43,11 +45,19 @@ def batch_shardings(
 
 
 def loss_and_grads(
-  family: Family, loss: Loss, params: Any, batch: Batch, *, complete: bool, microbatches: int
+  family: Family,
+  loss: Loss,
+  params: Any,
+  batch: Batch,
+  *,
+  complete: bool,
+  microbatches: int,
+  group_shards: int = 1,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Any]:
   """Returns the loss summed over tokens, their count, and the gradient of the sum.
 
-  The experts in the batch are formed once, however many microbatches the rows are cut into.
+  The experts in the batch are formed once. Microbatches are of some groups where these suffice, so
+  that an expert's products stay large, then of some rows of each group.
 
   Args:
     family: of the parameters.
@@ -55,11 +65,14 @@ def loss_and_grads(
     params: pretraining parameters.
     batch: tokens i32[g, b, t+1], cluster i32[g], mask bool[g, b, t], and extras [g, b, t, ...].
     complete: the batch has every cluster once, in order.
-    microbatches: divides b.
+    microbatches: how many, one after the other; see `cuts`.
+    group_shards: over how many devices the groups lie: each has some of a microbatch.
   """
   experts, pull_back = jax.vjp(
     lambda p: family.experts(p, None if complete else batch["cluster"]), params
   )
+  g, b, _ = batch["tokens"].shape
+  across, within = cuts(g, b, microbatches, group_shards)
 
   def of_batch(experts: Any, rows: Batch) -> tuple[Array, Array]:
     tokens = rows["tokens"]
@@ -71,19 +84,65 @@ def loss_and_grads(
   rows = {name: part for name, part in batch.items() if name != "cluster"}
   if microbatches == 1:
     (nats, count), grads = value_and_grad(experts, rows)
-  else:
+    return nats, count, pull_back(grads)[0]
 
-    def cut(x: Array) -> Array:
-      g, b, *rest = x.shape
-      return x.reshape(g, microbatches, b // microbatches, *rest).swapaxes(0, 1)
+  def groups(x: Array, axis: int | None, index: Array) -> Array:
+    return x if axis is None else _part(x, axis, group_shards, across, index)
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
-      (nats, count), grads = value_and_grad(experts, part)
-      return jax.tree.map(jnp.add, total, (nats, count, grads)), None
+  def add(total: Any, index: Array) -> tuple[Any, None]:
+    group, row = index // within, index % within
+    of_groups = jax.tree.map(lambda x: groups(x, 0, group), rows)
+    part = jax.tree.map(lambda x: _part(x, 1, 1, within, row), of_groups)
+    some = jax.tree.map(lambda x, axis: groups(x, axis, group), experts, family.group_axes)
+    (nats, count), grads = value_and_grad(some, part)
 
-    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, experts))
-    (nats, count, grads), _ = jax.lax.scan(add, zeros, jax.tree.map(cut, rows))
+    def accumulate(old: Array, new: Array, axis: int | None) -> Array:
+      if axis is None:
+        return old + new
+      if within > 1:
+        new = new + groups(old, axis, group)
+      return _put(old, axis, group_shards, across, group, new)
+
+    grads = jax.tree.map(accumulate, total[2], grads, family.group_axes)
+    return (total[0] + nats, total[1] + count, grads), None
+
+  zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, experts))
+  (nats, count, grads), _ = jax.lax.scan(add, zeros, jnp.arange(microbatches))
   return nats, count, pull_back(grads)[0]
+
+
+def cuts(groups: int, rows: int, microbatches: int, group_shards: int) -> tuple[int, int]:
+  """Returns into how many parts the groups are cut, and the rows of each group.
+
+  Raises:
+    UserError: they do not multiply to the number of microbatches.
+  """
+  across = math.gcd(groups // group_shards, microbatches)
+  within = microbatches // across
+  if rows % within:
+    raise UserError(
+      f"compute.microbatches={microbatches} must divide the {groups // group_shards} groups (of"
+      f" each device that has some) and then the {rows} rows of a group:"
+      f" {across * math.gcd(rows, within)} would."
+    )
+  return across, within
+
+
+def _split(x: Array, axis: int, shards: int, parts: int) -> Array:
+  """Returns x with an axis of `parts` after one of `shards`, so that a part has some of each."""
+  return x.reshape(*x.shape[:axis], shards, parts, -1, *x.shape[axis + 1 :])
+
+
+def _part(x: Array, axis: int, shards: int, parts: int, index: Array) -> Array:
+  split = _split(x, axis, shards, parts)
+  part = jax.lax.dynamic_index_in_dim(split, index, axis + 1, keepdims=False)
+  return part.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+
+def _put(x: Array, axis: int, shards: int, parts: int, index: Array, part: Array) -> Array:
+  split = _split(x, axis, shards, parts)
+  part = part.reshape(*split.shape[: axis + 1], 1, *split.shape[axis + 2 :])
+  return jax.lax.dynamic_update_slice_in_dim(split, part, index, axis + 1).reshape(x.shape)
 
 
 def make_step(
@@ -104,7 +163,13 @@ def make_step(
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     nats, count, grads = loss_and_grads(
-      family, loss, state.params, batch, complete=complete, microbatches=microbatches
+      family,
+      loss,
+      state.params,
+      batch,
+      complete=complete,
+      microbatches=microbatches,
+      group_shards=sharding.parts(mesh, "group"),
     )
     count = jnp.maximum(count, 1.0)
     grads = jax.tree.map(lambda g: g / count, grads)

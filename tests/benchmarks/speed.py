@@ -7,6 +7,7 @@ over turns. Prints one JSON line per comparison.
 """
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import sys
@@ -22,6 +23,7 @@ from specialization.main import use_huge_pages
 
 VOCAB, LENGTH = 4096, 256
 SIZES = {"5M": (256, 4, 1024), "25M": (512, 6, 1792)}
+MICROBATCHES = {"5M": 4, "25M": 8}  # of 16 rows, that are fastest here
 
 
 def model_config(size: str) -> Any:
@@ -96,7 +98,7 @@ def ours(
   return run
 
 
-def in_torch(size: str, rows: int, compiled: bool) -> Callable[[], None]:
+def in_torch(size: str, rows: int, compiled: bool, microbatches: int = 1) -> Callable[[], None]:
   """Returns a training step of the same model in torch: same shapes, clipping and AdamW."""
   import torch
   import transformers
@@ -121,25 +123,34 @@ def in_torch(size: str, rows: int, compiled: bool) -> Callable[[], None]:
   tokens = torch.randint(0, VOCAB, (rows, LENGTH + 1))
 
   def run() -> None:
-    logits = llama(tokens[:, :-1], use_cache=False).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
     adamw.zero_grad(set_to_none=True)
-    loss.backward()
+    for part in tokens.chunk(microbatches):
+      logits = llama(part[:, :-1], use_cache=False).logits
+      loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten())
+      (loss / microbatches).backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     adamw.step()
 
   return run
 
 
-def take_turns(steps: dict[str, Callable[[], None]], turns: int) -> dict[str, np.ndarray]:
-  """Returns the seconds of each turn of each step, after two turns that are not counted."""
+def take_turns(
+  steps: dict[str, Callable[[], None]], turns: int, length: int = 3
+) -> dict[str, np.ndarray]:
+  """Returns the mean seconds of a step in each turn, after one turn that is not counted.
+
+  A turn is `length` steps after one that is not counted: a process that had to wait first gets its
+  memory and caches back, which no training run pays.
+  """
   seconds: dict[str, list[float]] = {name: [] for name in steps}
-  for turn in range(-2, turns):
+  for turn in range(-1, turns):
     for name, run in steps.items():
-      started = time.perf_counter()
       run()
+      started = time.perf_counter()
+      for _ in range(length):
+        run()
       if turn >= 0:
-        seconds[name].append(time.perf_counter() - started)
+        seconds[name].append((time.perf_counter() - started) / length)
   return {name: np.array(found) for name, found in seconds.items()}
 
 
@@ -168,7 +179,7 @@ def _serve(pipe: Any, make: Callable[..., Callable[[], None]], arguments: tuple)
 def apart(make: Callable[..., Callable[[], None]], *arguments: Any) -> Iterator[Callable[[], None]]:
   """Yields a step that runs in a process of its own.
 
-  With both in one process, torch's threads slow those of XLA to half their speed.
+  With both in one process, torch's threads slow those of XLA.
   """
   context = multiprocessing.get_context("spawn")
   here, there = context.Pipe()
@@ -184,30 +195,28 @@ def apart(make: Callable[..., Callable[[], None]], *arguments: Any) -> Iterator[
   process.join()
 
 
-def compare_torch(turns: int = 8) -> None:
+def compare_torch(turns: int = 7) -> None:
   for size in SIZES:
-    with (
-      apart(ours, size, 16) as own,
-      apart(in_torch, size, 16, False) as eager,
-      apart(in_torch, size, 16, True) as compiled,
-    ):
-      steps = {"ours": own, "torch_eager": eager, "torch_compiled": compiled}
+    with contextlib.ExitStack() as stack:
+      steps = {"ours": stack.enter_context(apart(ours, size, 16, "dense", 1, MICROBATCHES[size]))}
+      for compiled, microbatches in itertools.product((False, True), (1, MICROBATCHES[size])):
+        name = f"torch_{'compiled' if compiled else 'eager'}_{microbatches}"
+        steps[name] = stack.enter_context(apart(in_torch, size, 16, compiled, microbatches))
       show(f"dense {size} against torch", 16 * LENGTH, take_turns(steps, turns), "ours")
 
 
-def compare_families(turns: int = 8) -> None:
+def compare_families(turns: int = 9) -> None:
   for rows in (16, 64):
-    microbatches = rows // 16
     steps = {
-      "dense": ours("5M", rows, microbatches=microbatches),
-      "projected_16_groups": ours("5M", rows, "projected", 16, microbatches),
-      "projected_8_groups": ours("5M", rows, "projected", 8, microbatches),
-      "mixture": ours("5M", rows, "mixture", 16, microbatches),
+      "dense": ours("5M", rows, microbatches=rows // 4),
+      "projected_16_groups": ours("5M", rows, "projected", 16, rows // 4),
+      "projected_8_groups": ours("5M", rows, "projected", 8, rows // 4),
+      "mixture": ours("5M", rows, "mixture", 16, rows // 4),
     }
     show(f"families 5M, {rows} rows", rows * LENGTH, take_turns(steps, turns), "dense")
 
 
-def compare_data(turns: int = 8) -> None:
+def compare_data(turns: int = 3) -> None:
   """A store of random tokens, read as a training run reads it."""
   import jax
 
@@ -246,7 +255,7 @@ def compare_data(turns: int = 8) -> None:
       for _ in range(2):
         step()
 
-    step = ours("5M", rows)
+    step = ours("5M", rows, microbatches=4)
     seconds = take_turns({"training": train, "data": read}, turns)
     per_step = {"training": seconds["training"] / 2, "data": seconds["data"] / steps}
     show("data pipeline against training 5M", rows * LENGTH, per_step, "data")

@@ -124,7 +124,7 @@ FIELDS = {
   "--config.specialize.domain_tokens=()": "needs at least one number of tokens.",
   "--config.mesh.model=3": "data=-1, fsdp=1, model=3) does not divide the 8 devices",
   "--config.mesh.model=8": "does not divide over mesh.model=8",
-  "--config.compute.microbatches=3": "microbatches=3 must divide the 16 rows of each group",
+  "--config.compute.microbatches=3": "microbatches=3 must divide the 1 groups (of",
   "--config.tokenizer.vocab_size=301": "was made with tokenizer.vocab_size=300, but this run",
 }
 

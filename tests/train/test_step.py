@@ -11,7 +11,7 @@ import pytest
 import tiny
 from specialization import losses
 from specialization.errors import UserError
-from specialization.train.step import batch_shardings, loss_and_grads
+from specialization.train.step import batch_shardings, cuts, loss_and_grads
 
 SGD = dataclasses.replace(tiny.OPTIMIZER, epsilon=1e3, learning_rate=1e3, weight_decay=0.0)
 MESHES = (
@@ -22,15 +22,18 @@ MESHES = (
 )
 
 
+@pytest.mark.parametrize(
+  ("microbatches", "group_shards"), [(2, 1), (4, 1), (16, 1), (4, 2), (4, 4)]
+)
 @pytest.mark.parametrize("name", tiny.FAMILIES)
-def test_microbatched_equals_not_microbatched_with_unequal_masks(name):
+def test_microbatched_equals_not_microbatched_with_unequal_masks(name, microbatches, group_shards):
   of = tiny.family(name)
   params = of.init(jax.random.key(0))
   example = tiny.batch(rows=4)
   example["mask"][:, 0] = False  # One microbatch has far fewer tokens than the others.
   example["mask"][:, 1, 3:] = False
 
-  def run(microbatches):
+  def run(microbatches, group_shards):
     nats, count, grads = loss_and_grads(
       of,
       losses.next_token,
@@ -38,10 +41,21 @@ def test_microbatched_equals_not_microbatched_with_unequal_masks(name):
       jax.device_put(example),
       complete=False,
       microbatches=microbatches,
+      group_shards=group_shards,
     )
     return nats / count, count, jax.tree.map(lambda g: g / count, grads)
 
-  chex.assert_trees_all_close(run(4), run(1), rtol=1e-4, atol=1e-6)
+  chex.assert_trees_all_close(run(microbatches, group_shards), run(1, 1), rtol=1e-4, atol=1e-6)
+
+
+def test_microbatches_are_of_groups_first_and_of_some_of_every_shard():
+  assert cuts(16, 4, 1, 1) == (1, 1)
+  assert cuts(16, 4, 8, 1) == (8, 1)
+  assert cuts(16, 4, 32, 1) == (16, 2)
+  assert cuts(16, 4, 8, 4) == (4, 2)
+  assert cuts(1, 16, 4, 1) == (1, 4)
+  with pytest.raises(UserError, match=r"the 1 groups .* 16 rows of a group: 2 would\."):
+    cuts(1, 16, 6, 1)
 
 
 def test_loss_is_a_sum_over_tokens_divided_once():
@@ -62,13 +76,13 @@ def test_loss_is_a_sum_over_tokens_divided_once():
   assert int(count) == int(example["mask"].sum())
 
 
-def _run(name, mesh, steps=3):
+def _run(name, mesh, steps=3, microbatches=1):
   """Parameters at the start, gradients of the first batch, losses of three steps, the step."""
   of = tiny.family(name)
   complete = name == "mixture"
   example = tiny.batch(rows=8)
   with jax.set_mesh(mesh):
-    state, step, put = tiny.trainer(of, mesh, example, SGD, complete)
+    state, step, put = tiny.trainer(of, mesh, example, SGD, complete, microbatches)
     first = jax.tree.map(np.array, state.params)
     seen = []
     for seed in range(steps):
@@ -84,10 +98,10 @@ def single():
   return {name: _run(name, tiny.mesh()) for name in tiny.FAMILIES}
 
 
-@pytest.mark.parametrize("sizes", MESHES, ids=str)
+@pytest.mark.parametrize(("sizes", "microbatches"), [*((m, 1) for m in MESHES), (MESHES[3], 4)])
 @pytest.mark.parametrize("name", tiny.FAMILIES)
-def test_eight_devices_equal_one(name, sizes, single):
-  first, moved, seen, step = _run(name, tiny.mesh(8, **sizes))
+def test_eight_devices_equal_one(name, sizes, microbatches, single):
+  first, moved, seen, step = _run(name, tiny.mesh(8, **sizes), microbatches=microbatches)
   chex.assert_trees_all_equal(first, single[name][0])
   np.testing.assert_allclose(seen, single[name][2], rtol=1e-5)
   chex.assert_trees_all_close(moved, single[name][1], rtol=1e-4, atol=1e-6)
