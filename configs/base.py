@@ -62,6 +62,7 @@ def method(
       teacher=teacher,  # method that teaches, specialized to the same domain; "": none
       size=size,  # which of config.sizes
       choose=config.specialize.get_oneway_ref("choose"),  # this method's choice of expert
+      fine_tuning_rate=1.0,  # factor of the recipe's learning rate
       pretrain=linked(config.pretrain),
     )
   )
@@ -133,6 +134,7 @@ def get_config() -> ConfigDict:
   config.tokenizer = dict(
     vocab_size=4096,  # byte-level BPE entries, end-of-document token included
     train_bytes=20_000_000,  # of generic text that it is trained on
+    file="",  # tokenizer.json of a byte-level BPE that is taken instead, such as another study's
   )
   config.clusters = dict(
     embedder="tfidf",  # tfidf (and truncated SVD) | sentence_bert (pretrained, as in the paper)

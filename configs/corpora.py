@@ -54,6 +54,7 @@ def smoke(config: ConfigDict) -> None:
   config.sequence_length = 64
   config.tokenizer.vocab_size = 512
   config.tokenizer.train_bytes = 200_000
+  config.clusters.embedder = "tfidf"
   config.clusters.levels = (2, 4)
   config.clusters.features = 1000
   config.clusters.dimensions = 16

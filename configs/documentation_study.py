@@ -33,9 +33,13 @@ def get_config(variant: str = "") -> ConfigDict:
   config.sizes.slm = base.size(d_model=128, n_layers=2, n_heads=2, d_mlp=384)
   config.sizes.llm = base.size(d_model=256, n_layers=4, n_heads=4, d_mlp=768)
   config.clusters.levels = (4, 16, 64, 256)
-  config.pretrain.horizon.steps = 1200
+  config.clusters.embedder = "sentence_bert"
+  config.clusters.max_length = 128
+  config.pretrain.horizon.steps = 3000
   config.pretrain.optimizer.schedule = "wsd"
-  config.specialize.train.horizon.steps = 80
+  config.specialize.train.horizon.steps = 400
+  # As the paper's three amounts: little text at a lower rate, few passes over it.
+  config.specialize.recipe = ((32_000, 0.5, 80), (128_000, 1.0, 160), (0, 1.0, 400))
   config.specialize.domain_tokens = (32_000, 128_000, 512_000)
   config.importance.tokens = 32_000
   config.distillation.top_k = 0

@@ -47,6 +47,7 @@ class DataConfig:
 class TokenizerConfig:
   vocab_size: int
   train_bytes: int
+  file: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +191,12 @@ class MethodConfig:
   teacher: str
   size: str
   choose: str
+  fine_tuning_rate: float
   pretrain: TrainConfig
 
   def __post_init__(self) -> None:
+    if not self.fine_tuning_rate > 0:
+      raise UserError(f"fine_tuning_rate={self.fine_tuning_rate} must be above 0.")
     one_of("strategy", self.strategy, STRATEGIES)
     one_of("objective", self.objective, ("next_token", "distillation"))
     one_of("choose", self.choose, CHOICES)

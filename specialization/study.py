@@ -11,7 +11,8 @@ from specialization.config import Config
 from specialization.errors import UserError
 from specialization.strict import to_dict
 
-_LATER = ("objective", "teacher", "choose")  # fields of a method that pretraining does not see
+# Fields of a method that pretraining does not see.
+_LATER = ("objective", "teacher", "choose", "fine_tuning_rate")
 
 
 @dataclasses.dataclass(frozen=True)

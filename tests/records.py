@@ -81,6 +81,7 @@ def save(
     "domain_tokens": tokens,
     "share": share,
     "seed": seed,
+    "learning_rates": {"pretraining": 2e-3, "fine_tuning": 1e-3},
     "pretraining": method,
     "expert": {"choice": choice, "cluster": None, "share": None if choice == "only one" else 0.25},
     "histograms": histograms or {"8": {"top_share": 0.5, "entropy": 1.25}},

@@ -16,6 +16,7 @@ from specialization.strict import to_dict
 END_OF_DOCUMENT = "<|endoftext|>"
 _SMALLEST = 257  # every byte and the end of a document
 _FILE = "tokenizer.json"
+_SAMPLE = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600"  # of what other tokenizers lose
 
 
 class Tokenizer:
@@ -63,18 +64,21 @@ class Tokenizer:
 
 
 def prepare(documents: Documents, config: TokenizerConfig, folder: Path) -> Tokenizer:
-  """Trains the tokenizer on the training documents, or finds it trained.
+  """Trains the tokenizer on the training documents or copies the given one, or finds it made.
 
   Raises:
-    UserError: the vocabulary has no room for all bytes, the text is too little for it, or the
-      folder was made from something else.
+    UserError: the vocabulary has no room for all bytes, the text is too little for it, the given
+      file does not serve, or the folder was made from something else.
   """
   if config.vocab_size < _SMALLEST:
     raise UserError(
       f"tokenizer.vocab_size={config.vocab_size} must be at least {_SMALLEST}: all bytes and the"
       " end of a document."
     )
-  wanted = {"documents": documents.hash, "tokenizer": to_dict(config)}
+  if config.file:
+    return _copy(Path(config.file), config.vocab_size, folder)
+  trained_with = {k: v for k, v in to_dict(config).items() if k != "file"}
+  wanted = {"documents": documents.hash, "tokenizer": trained_with}
   if not artifact.exists(folder, wanted):
     trained = _train(documents, config)
     if (found := trained.get_vocab_size()) < config.vocab_size:
@@ -84,6 +88,32 @@ def prepare(documents: Documents, config: TokenizerConfig, folder: Path) -> Toke
       )
     with artifact.create(folder, wanted) as temporary:
       trained.save(str(temporary / _FILE))
+  return Tokenizer(folder)
+
+
+def _copy(file: Path, vocab_size: int, folder: Path) -> Tokenizer:
+  try:
+    text = file.expanduser().read_text()
+    given = tokenizers.Tokenizer.from_str(text)
+  except Exception as error:  # The library raises nothing more precise.
+    raise UserError(
+      f"tokenizer.file={file} is no tokenizer.json that can be read: {error}."
+    ) from None
+  ids = given.encode(_SAMPLE, add_special_tokens=False).ids
+  if given.token_to_id(END_OF_DOCUMENT) is None or given.decode(ids) != _SAMPLE:
+    raise UserError(
+      f"tokenizer.file={file} is no byte-level BPE with the token {END_OF_DOCUMENT}: some text does"
+      " not come back from its ids."
+    )
+  if given.get_vocab_size() != vocab_size:
+    raise UserError(
+      f"tokenizer.file={file} has {given.get_vocab_size()} entries: set"
+      f" tokenizer.vocab_size={vocab_size} to that."
+    )
+  wanted = {"file": artifact.fingerprint({"text": text})}
+  if not artifact.exists(folder, wanted):
+    with artifact.create(folder, wanted) as temporary:
+      (temporary / _FILE).write_text(text)
   return Tokenizer(folder)
 
 

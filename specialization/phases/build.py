@@ -169,7 +169,8 @@ def fine_tuning_steps(
     if most == 0 or domain_tokens <= most:
       flops = fine_tuning_flops(config, row)
       tokens = s.train.batch_rows * config.sequence_length
-      return min(steps, budgets.steps(s.train.horizon, tokens, flops, most_flops)), factor
+      steps = min(steps, budgets.steps(s.train.horizon, tokens, flops, most_flops))
+      return steps, factor * row.fine_tuning_rate
   raise UserError(
     f"specialize.recipe has no row for {domain_tokens} domain tokens: end it with a row for 0"
     " (any)."

@@ -61,6 +61,10 @@ class Evaluation:
         "clusters": row.clusters,
         "objective": row.objective,
         "size": row.size,
+        "learning_rates": {
+          "pretraining": row.pretrain.optimizer.learning_rate,
+          "fine_tuning": of.learning_rate,
+        },
         "domain": cell.domain,
         "domain_tokens": cell.domain_tokens,
         "share": cell.share,

@@ -79,6 +79,12 @@ class Specialization:
       "distillation": teaching,
     }
 
+  @property
+  def learning_rate(self) -> float:
+    """The peak of fine-tuning's."""
+    _, factor = fine_tuning_steps(self.config, self.row, self.cell.domain_tokens)
+    return self.config.specialize.train.optimizer.learning_rate * factor
+
   def record(self) -> dict[str, Any]:
     """Returns the fine-tuning's result.
 

@@ -18,8 +18,8 @@ _SMALL = 1.05  # times the smallest model: a method may add a few parameters and
 _TEACHER = "teacher: "  # begins the phases of what a teacher cost
 # What the page shows beside the scores: a file that lacks it is reported, not half shown.
 _SHOWN = (
-  *("family", "strategy", "clusters", "objective", "size", "pretraining", "expert", "histograms"),
-  *("importance", "parameters", "stopped", "curve", "hardware", "date"),
+  *("family", "strategy", "clusters", "objective", "size", "learning_rates", "pretraining"),
+  *("expert", "histograms", "importance", "parameters", "stopped", "curve", "hardware", "date"),
 )
 Expected = Sequence[study.Cell]
 

@@ -20,8 +20,8 @@ def texts(seed=0):
   return [" ".join(rng.choices(words, k=80)) + ".\n" for _ in range(100)]
 
 
-SMALL = TokenizerConfig(vocab_size=274, train_bytes=1_000_000)
-CONFIG = TokenizerConfig(vocab_size=500, train_bytes=1_000_000)
+SMALL = TokenizerConfig(vocab_size=274, train_bytes=1_000_000, file="")
+CONFIG = TokenizerConfig(vocab_size=500, train_bytes=1_000_000, file="")
 
 
 def store(folder, train):
@@ -53,6 +53,25 @@ def generic(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokenizer(generic, tmp_path_factory):
   return prepare(generic, CONFIG, tmp_path_factory.mktemp("t") / "tokenizer")
+
+
+def test_a_given_file_is_taken_as_it_is(generic, tokenizer, tmp_path):
+  file = tmp_path / "given.json"
+  source = tokenizer.__reduce__()[1][0] / "tokenizer.json"
+  file.write_text(source.read_text())
+  given = TokenizerConfig(500, 1, str(file))
+  found = prepare(generic, given, tmp_path / "t")
+  assert (
+    found.encode_batch(["a ship"])[0].tolist() == tokenizer.encode_batch(["a ship"])[0].tolist()
+  )
+  assert prepare(generic, given, tmp_path / "t").hash == found.hash
+  with pytest.raises(UserError, match=r"has 500 entries: set tokenizer\.vocab_size=501 to that"):
+    prepare(generic, TokenizerConfig(501, 1, str(file)), tmp_path / "u")
+  with pytest.raises(UserError, match=r"is no tokenizer\.json that can be read"):
+    prepare(generic, TokenizerConfig(500, 1, str(tmp_path / "none.json")), tmp_path / "u")
+  file.write_text(source.read_text().replace(END_OF_DOCUMENT, "</s>"))
+  with pytest.raises(UserError, match="is no byte-level BPE with the token"):
+    prepare(generic, given, tmp_path / "u")
 
 
 def unicode_texts():
@@ -155,18 +174,20 @@ def test_sample_is_spread_evenly(generic, share):
 
 def test_text_that_is_too_little(tmp_path):
   with pytest.raises(UserError, match=r"yields only \d+ of tokenizer.vocab_size=5000"):
-    prepare(store(tmp_path, ["too little text"]), TokenizerConfig(5000, 1_000_000), tmp_path / "t")
+    prepare(
+      store(tmp_path, ["too little text"]), TokenizerConfig(5000, 1_000_000, ""), tmp_path / "t"
+    )
   assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize("vocab_size", [0, 256])
 def test_vocabulary_without_room_for_all_bytes(generic, tmp_path, vocab_size):
   with pytest.raises(UserError, match="must be at least 257"):
-    prepare(generic, TokenizerConfig(vocab_size, 1000), tmp_path / "t")
+    prepare(generic, TokenizerConfig(vocab_size, 1000, ""), tmp_path / "t")
 
 
 def test_smallest_vocabulary(generic, tmp_path):
-  smallest = prepare(generic, TokenizerConfig(257, 1000), tmp_path / "t")
+  smallest = prepare(generic, TokenizerConfig(257, 1000, ""), tmp_path / "t")
   (ids,) = smallest.encode_batch(["ö漢"])
   assert (smallest.vocab_size, len(ids)) == (257, 5)
 
@@ -174,7 +195,7 @@ def test_smallest_vocabulary(generic, tmp_path):
 def test_made_from(generic, tmp_path):
   prepare(generic, CONFIG, tmp_path / "t")
   with pytest.raises(UserError, match="train_bytes"):
-    prepare(generic, TokenizerConfig(500, 1234), tmp_path / "t")
+    prepare(generic, TokenizerConfig(500, 1234, ""), tmp_path / "t")
   with pytest.raises(UserError, match=r"documents='\w{16}', but"):
     prepare(store(tmp_path, texts()[1:]), CONFIG, tmp_path / "t")
 

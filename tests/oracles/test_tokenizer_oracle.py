@@ -40,7 +40,7 @@ def test_transformers_finds_the_same_ids(tmp_path):
   specs = [(str(tmp_path / f"{split}.jsonl"),) for split in ("train", "test")]
   sources = DomainConfig(specs[0], (), specs[1])
   generic = documents.prepare("generic", sources, DATA, tmp_path / "documents", 0)
-  ours = tokenizer.prepare(generic, TokenizerConfig(500, 1_000_000), tmp_path / "tokenizer")
+  ours = tokenizer.prepare(generic, TokenizerConfig(500, 1_000_000, ""), tmp_path / "tokenizer")
   theirs = transformers.PreTrainedTokenizerFast(
     tokenizer_file=str(tmp_path / "tokenizer/tokenizer.json"), eos_token=tokenizer.END_OF_DOCUMENT
   )

@@ -17,6 +17,7 @@ from specialization.report.sections import (
   horizons,
   importance,
   of,
+  rates,
   resources,
   summary,
   tasks,
@@ -255,6 +256,28 @@ def test_importance_sampling_is_diagnosed_by_domain(tmp_path):
   assert shown(importance.section(results.load(tmp_path))) == [
     ["a", "slm_is", "64", "321", "1.234k", "98.77k", "6.250", "12.5%", "0.051", "1.500"]
   ]
+
+
+def test_learning_rates_are_chosen_on_validation_text_for_each_method(tmp_path):
+  def one(name, pretraining, fine_tuning, validation, after, **kind):
+    chosen = dict(pretraining=pretraining, fine_tuning=fine_tuning)
+    curve = [[0, 9.0], [50, math.log(validation)], [100, 8.0]]
+    save(tmp_path, name, after=after, learning_rates=chosen, curve=curve, **kind)
+
+  one("slm-1", 1e-3, 5e-4, 12, 10)
+  one("slm-2", 2e-3, 5e-4, 11, 13)
+  one("nopt-1", 2e-3, 1e-3, 80, 70, strategy="none")
+  one("nopt-2", 2e-3, 2e-3, 60, 50, strategy="none")
+  save(tmp_path, "slm_pn")
+  section = rates.section(results.load(tmp_path))
+  assert shown(section) == [
+    ["nopt-1", "100k", "none", "–", "0.001", "80.00", "70.00"],
+    ["nopt-2", "100k", "none", "–", "0.002", "60.00", "50.00"],
+    ["slm-1", "100k", "100%", "0.001", "0.0005", "12.00", "10.00"],
+    ["slm-2", "100k", "100%", "0.002", "0.0005", "11.00", "13.00"],
+  ]
+  (table,) = section.parts
+  assert [[row[5].best for row in body] for body in table.bodies] == [[False, True]] * 2
 
 
 def test_training_shows_losses_and_the_step_that_was_kept(tmp_path):

@@ -13,6 +13,7 @@ from specialization.report.sections import (
   experts,
   horizons,
   importance,
+  rates,
   resources,
   summary,
   tasks,
@@ -21,7 +22,7 @@ from specialization.report.sections import (
 
 _ORDER = (
   *(summary, claims, advice, horizons, domains, costs, tasks, resources, experts, distillation),
-  *(clusters, entropy, importance, training),
+  *(clusters, entropy, importance, rates, training),
 )
 
 
