@@ -1,0 +1,110 @@
+"""Importance sampling by clusters against DSIR (arXiv 2302.03169), which weighs hashed n-grams.
+
+pip install data-selection==1.0.3 nltk
+python tests/benchmarks/dsir.py --config=configs/documentation_study.py --workdir=runs/study \
+  --folder=FOLDER --out=runs/dsir --domains=django,git,scipy
+
+Both look at the same text of the domain and choose among the same generic documents as many tokens
+as the study's pretraining takes; then the same small model is pretrained and fine-tuned, with the
+same tokenizer and steps. The study has to be there. Prints held-out perplexities side by side.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from specialization import main as command
+from specialization.config import Config
+from specialization.data.documents import Documents
+from specialization.data.store import Store
+from specialization.data.tokenizer import Tokenizer
+
+CONFIG = flags.DEFINE_string("config", None, "The study's config.", required=True)
+FOLDER = flags.DEFINE_string("folder", None, "The config's data.folder.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder for selections and runs.", required=True)
+DOMAINS = flags.DEFINE_list("domains", None, "Names of domains.", required=True)
+
+
+def write(path: Path, texts: Iterable[str]) -> str:
+  """Writes a .jsonl file and returns its name."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("w") as file:
+    file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+  return str(path)
+
+
+def first_texts(store: Store, tokenizer: Tokenizer, max_tokens: int) -> Iterator[str]:
+  """Yields what the first rows of a store hold, document by document."""
+  ids = store.rows(np.arange(store.first(max_tokens)))[:, :-1].ravel()
+  for part in np.split(ids, np.flatnonzero(ids == tokenizer.end_of_document)):
+    text = tokenizer.decode(part[part != tokenizer.end_of_document])
+    if text.strip():
+      yield text
+
+
+def select(config: Config, domain: str, folder: Path) -> None:
+  """Writes the generic documents that DSIR selects for a domain to folder/selected."""
+  from data_selection import HashedNgramDSIR
+
+  data = Path(WORKDIR.value) / "data"
+  tokenizer, generic = Tokenizer(data / "tokenizer"), Documents(data / "documents/generic")
+  raw = Path(OUT.value) / "generic.jsonl"
+  if not raw.exists():
+    write(raw, generic.texts("train"))
+  seen = config.importance.tokens or min(config.specialize.domain_tokens)
+  target = first_texts(Store(data / "train" / domain), tokenizer, seen)
+  train = config.methods["slm"].pretrain
+  tokens = train.horizon.steps * train.batch_rows * config.sequence_length
+  documents = math.ceil(generic.count("train") * tokens / Store(data / "train/generic").n_tokens)
+  np.random.seed(0)  # DSIR draws from numpy's global generator.
+  dsir = HashedNgramDSIR([str(raw)], [write(folder / "target.jsonl", target)], str(folder / "dsir"))
+  dsir.fit_importance_estimator(num_tokens_to_fit="all")
+  dsir.compute_importance_weights()
+  dsir.resample(str(folder / "selected"), documents, str(folder / "unfinished"))
+  print(f"{domain}: DSIR selected {documents:,} documents for {tokens:,} tokens.", flush=True)
+
+
+def perplexities(workdir: Path, method: str, domain: str) -> dict[int, float]:
+  """Returns the held-out perplexity for each amount of domain text."""
+  found = {}
+  for path in (workdir / "results").glob(f"{method}--{domain}--*--b100--s0*"):
+    record = json.loads(path.read_text())
+    score = record["after"]["domain"]
+    found[record["domain_tokens"]] = math.exp(score["nats"] / score["tokens"])
+  return found
+
+
+def main(_: list[str]) -> None:
+  config = command.load_config(CONFIG.value, {"data.folder": FOLDER.value})
+  for domain in DOMAINS.value:
+    folder = Path(OUT.value) / domain
+    if not (folder / "selected").exists():
+      select(config, domain, folder)
+    command.main(
+      [
+        "run",
+        f"--config={CONFIG.value}",
+        f"--workdir={folder / 'run'}",
+        f"--only=slm--{domain}--*--b100--s0",
+        f"--config.data.folder={FOLDER.value}",
+        f"--config.data.generic.train=('{(folder / 'selected').absolute()}',)",
+        f"--config.tokenizer.file={Path(WORKDIR.value) / 'data/tokenizer/tokenizer.json'}",
+        "--config.clusters.embedder=tfidf",
+      ]
+    )
+  for domain in DOMAINS.value:
+    rows = {
+      "random": perplexities(Path(WORKDIR.value), "slm", domain),
+      "dsir": perplexities(Path(OUT.value) / domain / "run", "slm", domain),
+      "clusters": perplexities(Path(WORKDIR.value), "slm_is", domain),
+    }
+    print(json.dumps({"domain": domain, "perplexity": rows}))
+
+
+if __name__ == "__main__":
+  app.run(main)
