@@ -23,6 +23,10 @@ import slm_nopt
 import slm_pn
 import small_cpu
 
+METHODS = ("slm", "slm_nopt", "llm", "slm_is", "slm_mix", "slm_pn", "slm_d")
+# More and fewer clusters and other choices of the expert are asked of three domains alone.
+FEW = ("django", "git", "scipy")
+
 
 def get_config(variant: str = "") -> ConfigDict:
   config = base.get_config()
@@ -48,9 +52,27 @@ def get_config(variant: str = "") -> ConfigDict:
   llm.add(config)
   slm_is.add(config, clusters=64)
   slm_mix.add(config, clusters=16)
-  slm_pn.add(config, clusters=16, groups=16)
+  slm_pn.add(config, clusters=16, groups=8)
   slm_d.add(config)
+  for clusters in (16, 256):
+    slm_is.add(config, clusters=clusters, name=f"slm_is_{clusters}")
+  for choose in ("lowest_loss", "all"):
+    config.methods[f"slm_mix_{choose}"] = other = base.linked(config.methods.slm_mix)
+    other.choose = choose
+  config.methods.slm_pn_histogram = base.linked(config.methods.slm_pn)
+  config.methods.slm_pn_histogram.choose = "histogram"
   config.study.shares = (0.25, 0.5, 1.0)
+  config.study.seeds = (0, 1)
+  config.study.cells = (
+    *(f"{method}--*--s0" for method in METHODS),
+    *(f"{method}--*--b100--s1" for method in ("slm", "slm_mix", "slm_pn")),
+    "slm_pn_histogram--*--32000--b100--s0",
+    *(
+      f"{method}--{domain}--32000--b100--s0"
+      for method in ("slm_is_16", "slm_is_256", "slm_mix_lowest_loss", "slm_mix_all")
+      for domain in FEW
+    ),
+  )
   if variant == "smoke":
     corpora.smoke(config)
   return config

@@ -36,7 +36,8 @@ def get_config(variant: str = "") -> ConfigDict:
     ((middle,), FINE_TUNING[:2]) if variant == "smoke" else (PRETRAINING, FINE_TUNING)
   )
   methods, config.methods = config.methods, ConfigDict()
-  for name, method in methods.items():
+  for name in documentation_study.METHODS:
+    method = methods[name]
     for rate in rates if method.strategy != "none" else (0.0,):
       for factor in factors:
         row = base.linked(method)
