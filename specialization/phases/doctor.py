@@ -18,7 +18,7 @@ import numpy as np
 
 from specialization import budgets, sharding
 from specialization.config import Config, MethodConfig
-from specialization.data import sources
+from specialization.data import sentence, sources
 from specialization.errors import UserError
 from specialization.phases.build import (
   Trainer,
@@ -78,6 +78,8 @@ def _findings(config: Config, workdir: Path | None) -> Iterator[Finding]:
         yield _method(config, name, trainers)
   yield _cache(config)
   yield from _sources(config)
+  if config.clusters.embedder == "sentence_bert":
+    yield _encoder(config.clusters.encoder)
   if refused := _refusal(lambda: cells(config)):
     yield Finding("study", refused, True)
   elif workdir is not None:
@@ -211,6 +213,13 @@ def _source(spec: str, where: str) -> str | None:
   # Either is the quick one: an identity reads of every file, the corpus' groups all of it.
   look = sources.identity if spec.startswith("embedded:") else sources.groups
   return _refusal(lambda: look(spec, where))
+
+
+def _encoder(spec: str) -> Finding:
+  if spec.startswith("hub:"):  # To look for it is to fetch it.
+    return Finding("encoder", f"{spec}, on the hub, unseen")
+  refused = _refusal(lambda: sentence.find(spec))
+  return Finding("encoder", refused or f"{spec} is there", refused is not None)
 
 
 def _disk(config: Config, workdir: Path, trainers: Mapping[str, Trainer]) -> Finding:
