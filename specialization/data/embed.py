@@ -5,6 +5,8 @@ Dimensions: n texts (N documents of a split), D features of an embedding.
 """
 
 import json
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -30,7 +32,8 @@ _TEXTS = 4096  # that are embedded in one go: of more, those of like length go b
 class Embedder(Protocol):
   dimensions: int  # D
   hash: str  # of everything that its vectors depend on
-  flops: float  # model FLOPs that `embed` has spent so far
+  flops: float  # model FLOPs that its vectors took so far
+  kept_seconds: float  # that those vectors took which an earlier, cut off run left
 
   @classmethod
   def prepare(
@@ -72,6 +75,7 @@ class TfidfEmbedder(Embedder):
       hash: see Embedder.
     """
     self.dimensions, self.hash, self.flops = len(components), hash, 0.0
+    self.kept_seconds = 0.0
     self._words, self._idf, self._components = words, idf, components
     self._counter = _vectorizer(vocabulary=words)
     self._counter.idf_ = idf
@@ -185,6 +189,8 @@ def embed_documents(
 ) -> Float32[np.ndarray, "N D"]:
   """Returns the embedding of every document of a split, memory-mapped, computed only once.
 
+  A run that was cut off leaves its vectors beside the artifact, for the next one to go on from.
+
   Args:
     embedder: as `prepare` returns it.
     documents: of any source.
@@ -196,17 +202,37 @@ def embed_documents(
   """
   made_from = {"documents": documents.hash, "split": split, "embedder": embedder.hash}
   if not artifact.exists(folder, made_from):
-    total = documents.count(split)
-    with (
-      artifact.create(folder, made_from) as temporary,
-      progress(total, f"embed {split}", "document") as bar,
-    ):
-      vectors = np.lib.format.open_memmap(
-        temporary / "vectors.npy", "w+", np.float32, (total, embedder.dimensions)
-      )
+    parts = folder.with_name(f".{folder.name}.{artifact.fingerprint(made_from)}")
+    _embed_parts(embedder, documents, split, parts)
+    with artifact.create(folder, made_from) as temporary:
+      shape = (documents.count(split), embedder.dimensions)
+      vectors = np.lib.format.open_memmap(temporary / "vectors.npy", "w+", np.float32, shape)
       done = 0
-      for texts in documents.batches(split, _TEXTS):
-        vectors[done : done + len(texts)] = embedder.embed(texts, bar.update)
-        done += len(texts)
+      for path in sorted(parts.glob("*.npz")):
+        with np.load(path) as part:
+          vectors[done : done + len(part["vectors"])] = part["vectors"]
+          done += len(part["vectors"])
       vectors.flush()
+    shutil.rmtree(parts, ignore_errors=True)
   return np.load(folder / "vectors.npy", mmap_mode="r")
+
+
+def _embed_parts(embedder: Embedder, documents: Documents, split: str, folder: Path) -> None:
+  """Writes the vectors of every _TEXTS documents, with what they took, unless they are there."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with progress(documents.count(split), f"embed {split}", "document") as bar:
+    for number, texts in enumerate(documents.batches(split, _TEXTS)):
+      path = folder / f"{number:08}.npz"
+      if path.exists():
+        with np.load(path) as part:
+          embedder.flops += float(part["flops"])
+          embedder.kept_seconds += float(part["seconds"])
+        bar.update(len(texts))
+        continue
+      started, before = time.monotonic(), embedder.flops
+      vectors = embedder.embed(texts, bar.update)
+      seconds, flops = time.monotonic() - started, embedder.flops - before
+      unfinished = path.with_suffix(".unfinished")
+      with unfinished.open("wb") as file:
+        np.savez(file, vectors=vectors, seconds=seconds, flops=flops)
+      unfinished.rename(path)

@@ -142,6 +142,7 @@ class SentenceEmbedder:
     self._config = EncoderConfig.parse(_json(folder / "config.json"))
     _check_modules(folder)
     self.dimensions, self.hash, self.flops = self._config.hidden_size, hash, 0.0
+    self.kept_seconds = 0.0
     self._folder, self._mesh = folder, mesh
     most = self._config.max_position_embeddings
     if not 3 <= max_length <= most:

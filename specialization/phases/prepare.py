@@ -69,22 +69,25 @@ class Prepared:
     return entries
 
   def _booked(
-    self, name: str, make: Callable[[Path], Any], flops: Callable[[], float] = lambda: 0.0
+    self,
+    name: str,
+    make: Callable[[Path], Any],
+    spent: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
   ) -> Any:
     """Makes or opens an artifact; time and FLOPs of making it go to the data book.
 
     Args:
       name: of the artifact.
       make: from where it belongs to what it is.
-      flops: how many were spent so far.
+      spent: FLOPs so far, and seconds of earlier runs whose work was of use.
     """
-    path, started, before = self._folder / name, time.monotonic(), flops()
+    path, started, before = self._folder / name, time.monotonic(), spent()
     is_new = not path.exists()
     made = make(path)
     if is_new:
-      entry = budgets.entry(
-        "data", name, flops=flops() - before, seconds=time.monotonic() - started
-      )
+      flops, kept = (now - then for now, then in zip(spent(), before, strict=True))
+      seconds = time.monotonic() - started + kept
+      entry = budgets.entry("data", name, flops=flops, seconds=seconds)
       text = json.dumps(dataclasses.asdict(entry))
       artifact.write_text(self._folder / "ledger" / f"{name.replace('/', '-')}.json", text)
     return made
@@ -101,7 +104,7 @@ class Prepared:
     return self._booked(
       f"embeddings/{name}",
       lambda path: embed.embed_documents(self._embedder, docs, "train", path),
-      flops=lambda: self._embedder.flops,
+      spent=lambda: (self._embedder.flops, self._embedder.kept_seconds),
     )
 
   def _store(

@@ -131,6 +131,31 @@ def test_embed_documents_streams_once(tmp_path):
     embed.embed_documents(embedder, documents, "test", tmp_path / "vectors")
 
 
+def test_a_cut_off_run_is_gone_on_with(tmp_path, monkeypatch):
+  documents = Texts(make_texts(35))
+  embedder = prepare(documents, tmp_path / "embedder")
+  whole = embed.embed_documents(embedder, documents, "train", tmp_path / "whole")
+  real, calls = embedder.embed, []
+
+  def counted(texts, tell):
+    calls.append(len(texts))
+    if len(calls) == 3:
+      raise KeyboardInterrupt
+    embedder.flops += len(texts)
+    return real(texts, tell)
+
+  monkeypatch.setattr(embedder, "embed", counted)
+  with pytest.raises(KeyboardInterrupt):
+    embed.embed_documents(embedder, documents, "train", tmp_path / "vectors")
+  embedder.flops = 0.0
+  vectors = embed.embed_documents(embedder, documents, "train", tmp_path / "vectors")
+  assert len(calls) == 3 + 3  # of five batches
+  np.testing.assert_array_equal(vectors, whole)
+  assert embedder.flops == 35
+  assert embedder.kept_seconds > 0
+  assert {path.name for path in tmp_path.iterdir()} == {"embedder", "whole", "vectors"}
+
+
 def test_progress_counts_every_document(tmp_path, monkeypatch):
   bars = []
 
