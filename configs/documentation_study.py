@@ -24,7 +24,7 @@ import slm_pn
 import small_cpu
 
 METHODS = ("slm", "slm_nopt", "llm", "slm_is", "slm_mix", "slm_pn", "slm_d")
-# More and fewer clusters and other choices of the expert are asked of three domains alone.
+# Numbers of clusters for importance sampling and choices of an expert are asked of three domains.
 FEW = ("django", "git", "scipy")
 
 
@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.clusters.levels = (4, 16, 64, 256)
   config.clusters.embedder = "sentence_bert"
   config.clusters.max_length = 128
-  config.pretrain.horizon.steps = 3000
+  config.pretrain.horizon.steps = 2000
   config.pretrain.optimizer.schedule = "wsd"
   config.specialize.train.horizon.steps = 400
   # As the paper's three amounts: little text at a lower rate, few passes over it.
@@ -54,25 +54,39 @@ def get_config(variant: str = "") -> ConfigDict:
   slm_mix.add(config, clusters=16)
   slm_pn.add(config, clusters=16, groups=8)
   slm_d.add(config)
-  for clusters in (16, 256):
-    slm_is.add(config, clusters=clusters, name=f"slm_is_{clusters}")
-  for choose in ("lowest_loss", "all"):
-    config.methods[f"slm_mix_{choose}"] = other = base.linked(config.methods.slm_mix)
-    other.choose = choose
-  config.methods.slm_pn_histogram = base.linked(config.methods.slm_pn)
-  config.methods.slm_pn_histogram.choose = "histogram"
   config.study.shares = (0.25, 0.5, 1.0)
   config.study.seeds = (0, 1)
   config.study.cells = (
-    *(f"{method}--*--s0" for method in METHODS),
+    *(f"{method}--*--b100--s0" for method in METHODS),
+    *(f"{method}--*--32000--*--s0" for method in METHODS),
     *(f"{method}--*--b100--s1" for method in ("slm", "slm_mix", "slm_pn")),
-    "slm_pn_histogram--*--32000--b100--s0",
-    *(
-      f"{method}--{domain}--32000--b100--s0"
-      for method in ("slm_is_16", "slm_is_256", "slm_mix_lowest_loss", "slm_mix_all")
-      for domain in FEW
-    ),
+    *_variants(config),
   )
   if variant == "smoke":
     corpora.smoke(config)
   return config
+
+
+def _variants(config: ConfigDict) -> list[str]:
+  """Adds other numbers of clusters and other choices of the expert; returns their cells."""
+  methods, few, wide = config.methods, [], []
+  for clusters in (16, 256):
+    slm_is.add(config, clusters=clusters, name=f"slm_is_{clusters}")
+    few.append(f"slm_is_{clusters}")
+  for choose in ("lowest_loss", "all"):
+    methods[f"slm_mix_{choose}"] = base.linked(methods.slm_mix)
+    methods[f"slm_mix_{choose}"].choose = choose
+    few.append(f"slm_mix_{choose}")
+  for family, clusters in (("mix", 4), ("pn", 4), ("pn", 64)):
+    methods[f"slm_{family}_{clusters}"] = other = base.linked(methods[f"slm_{family}"])
+    other.clusters = clusters
+    other.pretrain.groups = min(clusters, 8)
+    if family == "pn":
+      other.options.rank, other.options.code = 3 * clusters // 4, clusters
+    wide.append(f"slm_{family}_{clusters}")
+  methods.slm_pn_histogram = base.linked(methods.slm_pn)
+  methods.slm_pn_histogram.choose = "histogram"
+  return [
+    *(f"{method}--{domain}--32000--b100--s0" for method in few for domain in FEW),
+    *(f"{method}--*--32000--b100--s0" for method in (*wide, "slm_pn_histogram")),
+  ]
