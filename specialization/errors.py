@@ -1,4 +1,21 @@
-"""The one exception that a person, not a bug, causes."""
+"""What a person, not a bug, causes."""
+
+import errno
+
+# Of an OSError: disks that are full, mounted read-only or lost, and files where folders belong.
+MENDABLE = {
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EFBIG,
+  errno.EROFS,
+  errno.EACCES,
+  errno.EPERM,
+  errno.ENOTDIR,
+  errno.EISDIR,
+  errno.EEXIST,
+  errno.EIO,
+  errno.ESTALE,
+}
 
 
 class UserError(Exception):

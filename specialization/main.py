@@ -1,6 +1,5 @@
 """Command line: python -m specialization VERB --config=FILE[:variant] --workdir=DIR."""
 
-import errno
 import importlib
 import itertools
 import logging
@@ -16,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from specialization.config import Config
-from specialization.errors import UserError
+from specialization.errors import MENDABLE, UserError
 from specialization.strict import known_key, one_of, parse
 
 VERBS = ("run", "prepare", "pretrain", "specialize", "evaluate", "report", "cells", "doctor")
@@ -29,18 +28,6 @@ VERB is one of {", ".join(VERBS)}.
 `run` does all of it and goes on where it stopped; most others do one phase of it. `cells` lists the
 cells of the study with their states. Several processes may run the same study in one folder."""
 
-# A person, not a bug, fills disks, mounts them read-only and puts files where folders belong.
-_MENDABLE = {
-  errno.ENOSPC,
-  errno.EDQUOT,
-  errno.EFBIG,
-  errno.EROFS,
-  errno.EACCES,
-  errno.EPERM,
-  errno.ENOTDIR,
-  errno.EISDIR,
-  errno.EEXIST,
-}
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
@@ -153,7 +140,7 @@ def main(arguments: list[str]) -> None:
   try:
     phases.run_verb(verb, config, Path(values.workdir).expanduser(), values.only, command)
   except OSError as error:
-    if error.errno not in _MENDABLE:
+    if error.errno not in MENDABLE:
       raise
     raise UserError(
       f"{error.filename or values.workdir} cannot be used ({error.strerror}): mend that and run"

@@ -62,11 +62,11 @@ def _tail(share: float, seed: int) -> str:
   return f"b{round(100 * share)}--s{seed}"
 
 
-def cells(config: Config, only: str = "*") -> list[Cell]:
+def cells(config: Config, only: str = "*", check: bool = True) -> list[Cell]:
   """Returns the wanted cells whose name, or whose method's, matches a pattern, methods first.
 
   Raises:
-    UserError: none does, or one is beyond the budgets of inference or domain data.
+    UserError: none does, or to be checked one is beyond the budgets of inference or domain data.
   """
   study, shares = config.study, sorted(config.study.shares, reverse=True)
   every = [
@@ -83,7 +83,7 @@ def cells(config: Config, only: str = "*") -> list[Cell]:
   chosen = [cell for cell in wanted if _matches(cell, only)]
   if wanted and not chosen:
     raise UserError(f"--only={only!r} matches no cell, such as {wanted[0].name!r}.")
-  for cell in chosen:
+  for cell in chosen if check else ():
     _check_budgets(config, cell)
   return chosen
 
@@ -129,9 +129,13 @@ def run_of(config: Config, cell: Cell) -> Run:
 
 def _owner(config: Config, method: str) -> str:
   """Returns the one with the shortest name of the methods that are pretrained alike."""
+  limits = config.budgets
+  # A teacher takes of its student's generic budget, so that students are pretrained by themselves.
+  bound = ("teacher",) if limits.generic_flops or limits.generic_device_hours else ()
 
   def pretraining(name: str) -> dict[str, Any]:
-    return {k: v for k, v in to_dict(config.methods[name]).items() if k not in _LATER}
+    fields = to_dict(config.methods[name])
+    return {k: v for k, v in fields.items() if k not in _LATER or k in bound}
 
   alike = [name for name in config.methods if pretraining(name) == pretraining(method)]
   return min(alike, key=lambda name: (len(name), name))

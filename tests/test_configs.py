@@ -50,6 +50,8 @@ def test_it_parses_and_says_what_it_costs(capsys, name, variant):
   config = main.load_config(spec)
   _, block = described(capsys, f"--config={spec}")
   assert len(block) == 3 * len(config.methods)
+  if config.data.domains:
+    assert study.cells(config)
   for (method, row), line in zip(config.methods.items(), block[::3], strict=True):
     family = make_method(config, row)
     counts = (

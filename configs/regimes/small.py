@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.name = "small inference and specialization budgets"
   corpora.embedded(config)
   small_cpu.use(config)
+  config.pretrain.horizon.steps = 100_000  # The budget ends it.
   config.budgets.generic_flops = 3e13
   config.budgets.specialization_flops = 3e12
   config.budgets.inference_parameters = 3_000_000

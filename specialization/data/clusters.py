@@ -302,6 +302,12 @@ def build(
   )
 
 
+def most_flops(config: ClustersConfig, n: int, dimensions: int) -> float:
+  """Returns the FLOPs that fitting the finest clusters to n embeddings takes at most."""
+  distances = min(n, config.fit_documents) * max(config.levels)
+  return 2.0 * distances * dimensions * config.iterations
+
+
 def prepare(
   embeddings: Float32[np.ndarray, "N D"],
   config: ClustersConfig,

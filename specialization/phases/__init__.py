@@ -37,8 +37,9 @@ def run_verb(verb: str, config: Config, workdir: Path, only: str, command: str) 
     study.run()
   else:
     getattr(study, verb)()
-  seconds = time.monotonic() - started
-  print(f"{verb}: all is done in {workdir} ({seconds:.0f} s).", flush=True)
+  if verb != "cells":  # Its lines are read by programs.
+    seconds = time.monotonic() - started
+    print(f"{verb}: all is done in {workdir} ({seconds:.0f} s).", flush=True)
 
 
 class Study:
@@ -54,7 +55,7 @@ class Study:
 
   def run(self) -> None:
     """All phases; a failed job is told at the end, after the report of what there is."""
-    self.prepare()
+    self._prepare()
     try:
       self._work(*JOBS)
     finally:
@@ -62,6 +63,13 @@ class Study:
         self.report()
 
   def prepare(self) -> None:
+    """All data, and a look at what importance sampling will make of them."""
+    self._prepare()
+    for run in self._runs:
+      if run.domain:
+        print(self._method(run).diagnosis)
+
+  def _prepare(self) -> None:
     """Documents, tokenizer, clusters and stores of generic text and all domains."""
     for name in dict.fromkeys(run.method for run in self._runs):
       if self._config.methods[name].strategy != "none":
@@ -86,8 +94,10 @@ class Study:
 
   def report(self) -> None:
     """Table and page of what is there."""
-    expected = cells(self._config)
-    page = report.write(self._workdir, self._config.name, expected, self._command)
+    expected = cells(self._config, check=False)
+    page = report.write(
+      self._workdir, self._config.name, expected, self._command, self._config.budgets
+    )
     print(terminal_table(self._workdir, expected))
     print(f"report: {page}", flush=True)
 
@@ -99,6 +109,8 @@ class Study:
   def _status(self, cell: Cell) -> str:
     names = {kind: f"{kind}/{cell.name}" for kind in JOBS[1:]}
     names["pretrain"] = f"pretrain/{run_of(self._config, cell).name}"
+    if teacher := teacher_of(self._config, cell):
+      names["teacher"] = f"specialize/{teacher.name}"
     if (self._workdir / "results" / f"{cell.name}.json").exists():
       return "done"
     for name in names.values():

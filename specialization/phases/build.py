@@ -120,22 +120,40 @@ def pretraining_steps(config: Config, row: MethodConfig, family: Family, share: 
   if row.strategy == "importance":
     most = specialization_limit(config)
     if math.isfinite(most):  # Fine-tuning comes after, and takes what its recipe says at most.
-      most -= max(
-        fine_tuning_steps(config, row, n)[0] * fine_tuning_flops(config, row)
-        for n in config.specialize.domain_tokens
-      )
+      most -= max(_recipe_flops(config, row, n) for n in config.specialize.domain_tokens)
   else:
     most = budgets.limit(limits.generic_flops, limits.generic_device_hours, limits.sustained_flops)
+    if row.teacher and math.isfinite(most):  # Both are pretrained within the one budget.
+      teacher = config.methods[row.teacher]
+      theirs = make_method(config, teacher)
+      most -= pretraining_steps(config, teacher, theirs) * flops_per_step(
+        theirs, teacher.pretrain, length
+      )
   steps = budgets.steps(train.horizon, tokens, flops_per_step(family, train, length), most)
   return max(1, round(share * steps))
 
 
-def specialization_limit(config: Config) -> float:
-  """Returns the FLOPs that may be spent on one domain."""
-  limits = config.budgets
-  return budgets.limit(
+def specialization_limit(config: Config, method: str = "", domain_tokens: int = 0) -> float:
+  """Returns the FLOPs that may be spent on one domain.
+
+  Args:
+    config: of the study.
+    method: if it teaches others it leaves what their fine-tuning takes at most; "": none.
+    domain_tokens: of the fine-tuning.
+  """
+  limits, rows = config.budgets, config.methods.values()
+  most = budgets.limit(
     limits.specialization_flops, limits.specialization_device_hours, limits.sustained_flops
   )
+  if not method or math.isinf(most):
+    return most
+  students = [row for row in rows if row.teacher == method]
+  return most - max((_recipe_flops(config, row, domain_tokens) for row in students), default=0.0)
+
+
+def _recipe_flops(config: Config, row: MethodConfig, domain_tokens: int) -> float:
+  """Returns the FLOPs that a fine-tuning takes at most."""
+  return fine_tuning_steps(config, row, domain_tokens)[0] * fine_tuning_flops(config, row)
 
 
 def pretrainer(config: Config, row: MethodConfig, share: float = 1.0) -> Trainer:

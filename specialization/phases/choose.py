@@ -1,6 +1,7 @@
 """The choice of the expert for a domain (arXiv 2402.01093)."""
 
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,18 @@ def _lowest_loss(
 ) -> tuple[int, list[budgets.Entry]]:
   """Returns the expert whose pretrained loss on the domain's training text is lowest."""
   k, evaluator = pretrained.family.clusters, pretrained.evaluator
+  started = time.monotonic()
   scores = [
     evaluator.score(pretrained.materialize(np.eye(k)[c]), domain.train, rows) for c in range(k)
   ]
   tokens = sum(score.tokens for score in scores)
-  flops = tokens * evaluator.flops_per_token
-  entry = budgets.entry("specialization", "choose the expert", tokens, flops)
-  return int(np.argmin([score.nll for score in scores])), [entry]
+  entry = budgets.entry(
+    "specialization",
+    "choose the expert",
+    tokens,
+    tokens * evaluator.flops_per_token,
+    time.monotonic() - started,
+    pretrained.mesh.size,
+  )
+  losses = [score.nll for score in scores]
+  return int(np.argmin(np.nan_to_num(losses, nan=np.inf))), [entry]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import platform
+import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,20 @@ class Evaluation:
     stores = {"domain": of.domain.test, "generic": generic}
     with jax.set_mesh(flat_mesh(config)):
       mixture, after = np.asarray(done["mixture"]), of.params()
+      before = {k: pretrained.score(mixture, s) for k, s in stores.items()}
+      started = time.monotonic()
       scores = {
-        "before": {k: dataclasses.asdict(pretrained.score(mixture, s)) for k, s in stores.items()},
+        "before": {k: dataclasses.asdict(score) for k, score in before.items()},
         "after": {k: dataclasses.asdict(evaluator.score(after, s)) for k, s in stores.items()},
       }
-    tokens = 2 * (of.domain.test.n_tokens + generic.n_tokens)
-    tested = budgets.entry("inference", "test", tokens, tokens * evaluator.flops_per_token)
-    prepared = [dataclasses.asdict(entry) for entry in [*data.ledger(cell.domain), tested]]
+      seconds = time.monotonic() - started
+    tokens = of.domain.test.n_tokens + generic.n_tokens
+    flops, devices = tokens * evaluator.flops_per_token, flat_mesh(config).size
+    tests = [
+      budgets.entry("inference", "test before", tokens, flops),  # Done once for many cells.
+      budgets.entry("inference", "test", tokens, flops, seconds, devices),
+    ]
+    prepared = [dataclasses.asdict(entry) for entry in [*data.ledger(cell.domain), *tests]]
     return write_result(
       self._path,
       made_from,
@@ -81,6 +89,7 @@ class Evaluation:
         "ledger": [*began["ledger"], *done["ledger"], *prepared],
         "stopped": done["stopped"],
         "curve": done["curve"],
+        "used_tokens": done["used_tokens"],
         "hardware": hardware(),
         "date": date.today().isoformat(),
         "command": self._command,
@@ -107,7 +116,6 @@ def hardware() -> str:
       cpu = line.partition(":")[2].strip()
       break
   kind = devices[0].device_kind
-  cores = os.cpu_count()
-  if kind == "cpu":
-    return f"{cores} cores of {cpu}"
-  return f"{len(devices)} x {kind}, {cores} cores of {cpu}"
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  processor = f"{cores} core{'s' * (cores != 1)} of {cpu}"
+  return processor if kind == "cpu" else f"{len(devices)} x {kind}, {processor}"

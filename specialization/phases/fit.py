@@ -61,10 +61,8 @@ def _begin(
       state, metadata = other.restore(other.latest() or 0, trainer.like)
     progress = loop.Progress(step=metadata["progress"]["step"])
     return state, progress, f"the full state of {start.state} at step {progress.step}"
-  params, origin = start.given, "scratch"
-  if params is not None:
-    origin = "materialized parameters"
-  elif start.params:
+  params, origin = start.given, "scratch" if start.given is None else "materialized parameters"
+  if start.params:
     with _other(start.params) as other:
       params = other.restore_params(other.best() or 0, trainer.like.params)
     origin = f"the parameters of {start.params}"

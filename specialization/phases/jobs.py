@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 
 from specialization import artifact
-from specialization.errors import UserError
+from specialization.errors import MENDABLE, UserError
 
 _WAIT = 1.0  # seconds between looks at what other processes are doing
 
@@ -68,14 +68,14 @@ def work(jobs: Sequence[Job], workdir: Path) -> None:
     UserError: some failed, after all others were done.
   """
   todo, failed = {job.name: job for job in jobs}, dict[str, str]()
-  waiting = False
+  waiting, started = False, time.time()
   while todo:
     before = len(todo)
     for job in list(todo.values()):
       missing = [need for need in job.needs if need in failed]
       if missing:
         failed[job.name] = f"it needs {missing[0]}, which failed."
-      elif any(need in todo for need in job.needs) or not _did(job, workdir, failed):
+      elif any(need in todo for need in job.needs) or not _did(job, workdir, failed, started):
         continue
       del todo[job.name]
     if len(todo) == before:
@@ -90,23 +90,26 @@ def work(jobs: Sequence[Job], workdir: Path) -> None:
     raise UserError(why)
 
 
-def _did(job: Job, workdir: Path, failed: dict[str, str]) -> bool:
+def _did(job: Job, workdir: Path, failed: dict[str, str], since: float) -> bool:
   """Returns whether the job came to an end, False if another process is at it."""
+  path = complaint(workdir, job.name)
   try:
     with _lock(workdir, job.name).acquire(blocking=False):
-      _try(job, workdir, failed)
+      if path.exists() and path.stat().st_mtime > since:  # Another process just tried.
+        failed[job.name] = path.read_text().partition("\n")[0]
+      else:
+        _try(job, path, failed)
   except filelock.Timeout:
     return False
   return True
 
 
-def _try(job: Job, workdir: Path, failed: dict[str, str]) -> None:
-  path = complaint(workdir, job.name)
+def _try(job: Job, path: Path, failed: dict[str, str]) -> None:
   try:
     job.do()
     path.unlink(missing_ok=True)
   except Exception as error:
-    if isinstance(error, OSError):  # A full disk or a lost mount is none of this job's doing.
+    if isinstance(error, OSError) and error.errno in MENDABLE:  # None of this job's doing.
       raise
     known = isinstance(error, UserError)
     why = str(error) if known else f"{type(error).__name__}: {error}"

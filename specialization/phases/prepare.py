@@ -42,6 +42,7 @@ class Prepared:
     self.tree: clusters.ClusterTree = make(
       "clusters",
       lambda path: clusters.prepare(vectors, c, path, config.seed, mesh, source),
+      flops=clusters.most_flops(c, *vectors.shape),
     )
     self.train = self._store("generic", generic, vectors, by_leaf=True)
     self.validation = self._windows("generic", generic, "validation")
@@ -73,6 +74,7 @@ class Prepared:
     name: str,
     make: Callable[[Path], Any],
     spent: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
+    flops: float = 0.0,
   ) -> Any:
     """Makes or opens an artifact; time and FLOPs of making it go to the data book.
 
@@ -80,14 +82,17 @@ class Prepared:
       name: of the artifact.
       make: from where it belongs to what it is.
       spent: FLOPs so far, and seconds of earlier runs whose work was of use.
+      flops: of it that are known beforehand, at most.
     """
     path, started, before = self._folder / name, time.monotonic(), spent()
     is_new = not path.exists()
     made = make(path)
     if is_new:
-      flops, kept = (now - then for now, then in zip(spent(), before, strict=True))
+      more, kept = (now - then for now, then in zip(spent(), before, strict=True))
       seconds = time.monotonic() - started + kept
-      entry = budgets.entry("data", name, flops=flops, seconds=seconds)
+      entry = budgets.entry(
+        "data", name, flops=flops + more, seconds=seconds, devices=flat_mesh(self._config).size
+      )
       text = json.dumps(dataclasses.asdict(entry))
       artifact.write_text(self._folder / "ledger" / f"{name.replace('/', '-')}.json", text)
     return made

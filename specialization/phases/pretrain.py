@@ -100,9 +100,8 @@ class Pretrained:
       return write_result(path, self.made_from, {"ledger": [], "importance": None})
     record: dict[str, Any] = {"importance": None}
     if self.row.strategy == "importance":
-      diagnosis = self._importance[1]
-      print(f"pretrain {self.run.name}: {_said(diagnosis, self.config)}", flush=True)
-      record["importance"] = diagnosis.record()
+      print(self.diagnosis, flush=True)
+      record["importance"] = self._importance[1].record()
     train, trainer = self.row.pretrain, pretrainer(self.config, self.row, self.run.share)
     schedule = loop.Schedule(
       trainer.steps, train.log_every, train.checkpoint_every, keep=self._branches()
@@ -176,6 +175,11 @@ class Pretrained:
       self.config.evaluation_rows,
       flat_mesh(self.config),
     )
+
+  @property
+  def diagnosis(self) -> str:
+    """What importance sampling will do, in a sentence."""
+    return f"pretrain {self.run.name}: {_said(self._importance[1], self.config)}"
 
   @functools.cached_property
   def _importance(self) -> tuple[np.ndarray, importance.Diagnosis]:

@@ -70,14 +70,24 @@ class Specialization:
       "domain_tokens": cell.domain_tokens,
       "choose": row.choose,
       "choose_tokens": s.choose_tokens if row.choose == "lowest_loss" else 0,
-      "replay": s.replay,
+      "replay": self._replay,
       "recipe": list(fine_tuning_steps(self.config, row, cell.domain_tokens)),
-      "most_flops": min(specialization_limit(self.config), 1e99),
+      "most_flops": min(self._limit, 1e99),
       "evaluate_every": s.evaluate_every,
       "patience": s.patience,
       "train_config": what_matters(s.train),
       "distillation": teaching,
     }
+
+  @property
+  def _limit(self) -> float:
+    """FLOPs that all for this domain may take, save what is left to students."""
+    return specialization_limit(self.config, self.cell.method, self.cell.domain_tokens)
+
+  @property
+  def _replay(self) -> float:
+    """The share of generic rows; a method without pretraining knows the domain alone."""
+    return 0.0 if self.row.strategy == "none" else self.config.specialize.replay
 
   @property
   def learning_rate(self) -> float:
@@ -109,20 +119,22 @@ class Specialization:
         self.row.choose, self.pretrained, self.domain, cell.domain_tokens, s.choose_tokens
       )
       taught = self.teacher.paid() if self.teacher else []
-      left = specialization_limit(self.config) - self._spent([*choice.ledger, *taught])
+      left = self._limit - self._spent([*choice.ledger, *taught])
       steps, factor = fine_tuning_steps(
         self.config, self.row, cell.domain_tokens, left / len(choice.mixtures)
       )
       runs, entries = self._fine_tune(choice, steps, factor)
     ledger = [*taught, *choice.ledger, *entries]
-    losses = [min(loss for _, loss in progress.looks) for progress in runs]
+    losses = [loop.lowest(progress.looks) for progress in runs]
     best = int(np.argmin(losses))
     mixture, progress, said = choice.mixtures[best], runs[best], choice.about
     if len(runs) > 1:
       histogram = self.domain.train.histogram(self.data.tree, len(mixture), cell.domain_tokens)
       said = about(self.row.choose, best, histogram) | {"validation": losses}
-    early = loop.exhausted(progress.looks, s.patience)
-    reason = f"no improvement in {s.patience} looks" if early else "end of the schedule"
+    whole, _ = fine_tuning_steps(self.config, self.row, cell.domain_tokens)
+    reason = "end of the schedule" if steps == whole else "end of the budget"
+    if loop.exhausted(progress.looks, s.patience):
+      reason = f"no improvement in {s.patience} looks"
     return write_result(
       path,
       self.made_from,
@@ -152,7 +164,8 @@ class Specialization:
   def _spent(self, entries: list[budgets.Entry]) -> float:
     """Returns the FLOPs that are gone from this domain's budget before fine-tuning."""
     before = [budgets.Entry(**entry) for entry in self.pretrained.record()["ledger"]]
-    return budgets.total([*before, *entries], ("specialization",)).flops
+    counted = [entry for entry in [*before, *entries] if not entry.phase.endswith("validation")]
+    return budgets.total(counted, ("specialization",)).flops
 
   def paid(self) -> list[budgets.Entry]:
     """Returns what this cell cost as a teacher: its pretraining and all that came after."""
@@ -174,7 +187,7 @@ class Specialization:
       config.distillation if self.teacher else None,
     )
     rows = sampler.ReplaySampler(
-      self._rows, self.data.train.n_rows, s.replay, s.train.batch_rows, self.cell.seed
+      self._rows, self.data.train.n_rows, self._replay, s.train.batch_rows, self.cell.seed
     )
     teach, cache = self._lessons(trainer, rows)
     feed = pipeline.Pipeline(rows, [self.domain.train, self.data.train], cache)

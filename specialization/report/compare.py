@@ -52,9 +52,11 @@ def difference(more: Mapping[int, float], less: Mapping[int, float]) -> Value | 
 def verdict(values: Sequence[Value]) -> str:
   """Returns whether all of some numbers are positive, and by more than chance.
 
-  With several seeds that is more than twice the deviation between them; one seed cannot say.
+  With several seeds that is more than twice the deviation between them. One seed cannot say, so
+  that less than 0.01 nats counts as nothing.
   """
-  clear = [abs(value.mean) > _CLEAR * (value.spread or 0.0) for value in values]
+  chance = [_WORTH if v.spread is None else _CLEAR * v.spread for v in values]
+  clear = [abs(v.mean) > most for v, most in zip(values, chance, strict=True)]
   signs = [math.copysign(c, v.mean) for c, v in zip(clear, values, strict=True)]
   said = FAILS if min(signs) < 0 else HOLDS if min(signs) > 0 else UNCLEAR
   return said + " (one seed)" * any(value.spread is None for value in values)
@@ -101,5 +103,23 @@ def crossing(few: Row, many: Row, unit: str = "flops") -> int | None:
 
 def plain(study: Study) -> str | None:
   """Returns the plain small model: dense, on generic text, without a teacher."""
-  small = (row for row in study.rows if row.method in study.small)
-  return next((row.method for row in small if row.kind == "plain"), None)
+  return champion(study, "plain")
+
+
+def champion(study: Study, kind: str) -> str | None:
+  """Returns the small method that stands for a kind: the best by validation text.
+
+  Those come first that the study has with the most amounts of domain text and of pretraining, and
+  then the least domain text and the longest pretraining count.
+  """
+  found: dict[str, list[Row]] = {}
+  for row in study.rows:
+    if row.method in study.small and row.kind == kind and row.whole:
+      found.setdefault(row.method, []).append(row)
+
+  def order(method: str) -> tuple[int, float]:
+    rows = found[method]
+    longest = max(rows, key=lambda row: (-row.domain_tokens, row.share))
+    return -len(rows), longest.validation().mean
+
+  return min(found, key=order, default=None)

@@ -8,6 +8,7 @@ from specialization.report.results import Study
 from specialization.report.text import count, listing, percent
 
 _MOST = 12  # that are named
+_ALL = 0.95  # of the text that may be used: rows are whole
 
 
 def notes(study: Study) -> list[str]:
@@ -21,6 +22,8 @@ def notes(study: Study) -> list[str]:
     said.append(f"Failed: {_named(study.failed)}.")
   if study.broken:
     said.append(f"Could not be read: {_named(study.broken)}.")
+  if less := _less(study):
+    said.append(f"Less text than was allowed, all there is: {_named(less)}.")
   wild = [c.of for c in study.cells if not math.isfinite(c.nll["after", "domain"])]
   if wild:
     names = _named([_name(cell, study) for cell in wild])
@@ -55,6 +58,16 @@ def trust(study: Study) -> str:
     " difference counts as clear above twice its own deviation between seeds"
     + (", which with two seeds chance alone exceeds one time in five." if max(seeds) == 2 else ".")
   )
+
+
+def _less(study: Study) -> list[str]:
+  """Returns the domains whose text is shorter than the largest amount that a cell may use."""
+  found: dict[str, str] = {}
+  for cell in study.cells:
+    used = cell.record.get("used_tokens", cell.of.domain_tokens)
+    if used < _ALL * cell.of.domain_tokens:
+      found[cell.of.domain] = f"{cell.of.domain} ({count(used)} tokens)"
+  return [found[domain] for domain in study.domains if domain in found]
 
 
 def _name(cell: cells.Cell, study: Study) -> str:

@@ -3,8 +3,10 @@
 import html
 import itertools
 import re
+import shutil
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from specialization.report import sections, tables
 from specialization.report.figures import Entry, Item, Name, Part, Section, Table
@@ -15,8 +17,16 @@ from specialization.report.sections import advice
 from specialization.report.template import CONVENTIONS, PAGE
 
 
-def page(study: Study, name: str, command: str) -> str:
-  """Returns the whole report as one HTML document, which needs nothing beside itself."""
+def page(study: Study, name: str, command: str, figures: Path) -> str:
+  """Returns the whole report as one HTML document, which needs nothing beside itself.
+
+  Args:
+    study: its results.
+    name, command: for the header.
+    figures: folder where each plot is left as a PDF, too.
+  """
+  shutil.rmtree(figures, ignore_errors=True)
+  figures.mkdir(parents=True)
   look = looks(study.methods)
   dates = sorted({cell.record["date"] for cell in study.cells})
   made = [" to ".join(dict.fromkeys((dates[0], dates[-1])))]
@@ -31,7 +41,7 @@ def page(study: Study, name: str, command: str) -> str:
     command=html.escape(command),
     words=said + (f'<div class="card warn">{lacks}</div>' if lacks else ""),
     contents="".join(f'<a href="#{_id(s.title)}">{html.escape(s.title)}</a>' for s in every),
-    sections="".join(_section(section, look) for section in every),
+    sections="".join(_section(section, look, figures) for section in every),
     conventions=html.escape(CONVENTIONS),
   )
 
@@ -45,19 +55,19 @@ def _id(title: str) -> str:
   return re.sub(r"\W+", "-", title.lower())
 
 
-def _section(section: Section, look: Mapping[str, Look]) -> str:
+def _section(section: Section, look: Mapping[str, Look], figures: Path) -> str:
   title, text = html.escape(section.title), html.escape(section.text)
   shown = f'<h2 id="{_id(section.title)}">{title}</h2><p class="soft">{text}</p>'
   for are_tables, parts in itertools.groupby(section.parts, lambda part: isinstance(part, Table)):
-    drawn = "".join(_part(part, look, section.title) for part in parts)
+    drawn = "".join(_part(part, look, section.title, figures) for part in parts)
     shown += drawn if are_tables else f'<div class="plots">{drawn}</div>'
   return shown
 
 
-def _part(part: Part, look: Mapping[str, Look], where: str) -> str:
+def _part(part: Part, look: Mapping[str, Look], where: str, figures: Path) -> str:
   if isinstance(part, Table):
     return _table(part, look)
-  plot = draw(part, look)
+  plot = draw(part, look, figures / f"{_id(f'{where} {part.title}')}.pdf")
   # Plots share one page, whose ids must be unique.
   unique = f"p{zlib.crc32((where + part.title + plot).encode()):x}-"
   plot = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{unique}", plot)

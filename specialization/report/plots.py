@@ -1,6 +1,6 @@
-"""Plots as inline SVG. No network, no files.
+"""Plots: SVG for a page, and PDF for a paper.
 
-They take the page's own ink and card color, so that they follow its light or dark scheme.
+The former take the page's own ink and card color, so that they follow its light or dark scheme.
 """
 
 import html
@@ -8,6 +8,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -28,6 +29,7 @@ _STYLE: Any = {
   "font.size": 9,
   "text.parse_math": False,
   "svg.fonttype": "none",
+  "pdf.fonttype": 42,
   "svg.hashsalt": "specialization",
   "axes.edgecolor": _INK,
   "axes.labelcolor": _INK,
@@ -68,10 +70,11 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
   }
 
 
-def draw(part: Lines | Dots, look: Mapping[str, Look]) -> str:
-  """Returns a plot as SVG."""
+def draw(part: Lines | Dots, look: Mapping[str, Look], path: Path) -> str:
+  """Returns a plot as SVG and leaves it at a path as PDF."""
   with matplotlib.rc_context(_STYLE):
     figure = _lines(part, look) if isinstance(part, Lines) else _dots(part, look)
+    figure.savefig(path, metadata={"CreationDate": None})
     return _svg(figure, part.title)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from specialization import study
 from specialization.budgets import BOOKS, Entry
+from specialization.config import BudgetsConfig
 from specialization.errors import UserError
 
 _SMALL = 1.05  # times the smallest model: a method may add a few parameters and still be small
@@ -74,7 +75,8 @@ def over_seeds(runs: Sequence[float], mean: float | None = None) -> Value:
 class Row:
   """One method with one amount of domain text and one share of the pretraining horizon.
 
-  `common` are the domains that all rows with as much domain text have, whatever their share.
+  `common` are the domains that all rows with as much domain text have, whatever their share. A
+  method that the study wants on some of its domains alone does not count, and is compared on those.
   """
 
   method: str
@@ -82,6 +84,16 @@ class Row:
   share: float
   cells: Mapping[str, Mapping[int, Cell]]  # by domain and seed
   common: tuple[str, ...]
+
+  @property
+  def whole(self) -> bool:
+    """Whether it has all the domains that are compared."""
+    return set(self.common) <= set(self.cells)
+
+  @property
+  def _own(self) -> tuple[str, ...]:
+    """The domains that are compared, or those it has where it lacks some."""
+    return self.common if self.common and self.whole else tuple(self.cells)
 
   @property
   def record(self) -> Mapping[str, Any]:
@@ -143,7 +155,7 @@ class Row:
   ) -> float:
     """Returns what `Cell.spent` does, the mean over domains."""
     get = lambda cell: cell.spent(unit, books or BOOKS, phase, teacher)  # noqa: E731
-    value = self.average(get, over or self.common or tuple(self.cells))
+    value = self.average(get, over or self._own)
     assert value is not None
     return value.mean
 
@@ -155,6 +167,14 @@ class Row:
     """Returns what n tasks cost: generic + n x specialization."""
     generic, special = (self.spent(unit, b, teacher=teacher) for b in ("generic", "specialization"))
     return generic + n * special
+
+  def validation(self) -> Value:
+    """Returns the macro average of the lowest validation perplexities in fine-tuning."""
+    value = self.average(
+      lambda cell: min(loss for _, loss in cell.record["curve"]), self._own, _exp
+    )
+    assert value is not None
+    return value
 
   def parameters(self, phase: str) -> int:
     """Returns the number of parameters at "pretraining" or "inference"."""
@@ -181,6 +201,7 @@ class Study:
   missing: list[study.Cell]
   broken: list[str]  # result files that could not be read, and why
   failed: list[str]  # jobs, and why
+  limits: BudgetsConfig | None = None  # where there are any
 
   @functools.cached_property
   def groups(self) -> dict[tuple[int, float], list[Row]]:
@@ -236,12 +257,13 @@ def lowest(rows: Sequence[Row], domains: Sequence[str] | None = None) -> Row | N
   return min(finite, key=lambda row: row.macro(domains=domains), default=None)
 
 
-def load(workdir: Path, expected: Expected = ()) -> Study:
+def load(workdir: Path, expected: Expected = (), limits: BudgetsConfig | None = None) -> Study:
   """Reads the results that are there.
 
   Args:
     workdir: of the study, with results/*.json and failed/*.txt.
     expected: every cell, in the order to show.
+    limits: the budgets that were set.
 
   Raises:
     UserError: there are no results at all.
@@ -262,11 +284,27 @@ def load(workdir: Path, expected: Expected = ()) -> Study:
   every = [*expected, *found]
   methods, domains = ([*dict.fromkeys(getattr(c, k) for c in every)] for k in ("method", "domain"))
   missing = [cell for cell in dict.fromkeys(expected) if cell not in found]
-  rows = _rows(cells, methods, domains)
-  return Study(workdir, methods, domains, cells, rows, missing, broken, _failed(workdir))
+  rows = _rows(cells, methods, domains, _partial(expected))
+  binding = limits if limits and any(dataclasses.astuple(limits)) else None
+  failed = _failed(workdir)
+  return Study(workdir, methods, domains, cells, rows, missing, broken, failed, binding)
 
 
-def _rows(cells: Sequence[Cell], methods: Sequence[str], domains: Sequence[str]) -> list[Row]:
+def _partial(expected: Expected) -> set[tuple[str, int]]:
+  """Returns methods and amounts of text that are wanted on some of the study's domains alone."""
+  wanted: dict[tuple[str, int], set[str]] = {}
+  for cell in expected:
+    wanted.setdefault((cell.method, cell.domain_tokens), set()).add(cell.domain)
+  most = max(map(len, wanted.values()), default=0)
+  return {key for key, domains in wanted.items() if len(domains) < most}
+
+
+def _rows(
+  cells: Sequence[Cell],
+  methods: Sequence[str],
+  domains: Sequence[str],
+  partial: set[tuple[str, int]],
+) -> list[Row]:
   shares = {cell.of.share for cell in cells if cell.record["strategy"] != "none"}
   shares = shares or {cell.of.share for cell in cells}
   groups: dict[tuple[int, float], dict[str, dict[str, dict[int, Cell]]]] = {}
@@ -280,7 +318,12 @@ def _rows(cells: Sequence[Cell], methods: Sequence[str], domains: Sequence[str])
       group.setdefault(cell.of.method, {}).setdefault(cell.of.domain, {})[cell.of.seed] = cell
   rows = []
   for (tokens, share), group in sorted(groups.items()):
-    rivals = [row for (n, _), other in groups.items() if n == tokens for row in other.values()]
+    rivals = [
+      row
+      for (n, _), other in groups.items()
+      for method, row in other.items()
+      if n == tokens and (method, n) not in partial
+    ]
     common = tuple(d for d in domains if all(d in row for row in rivals))
     rows += [Row(method, tokens, share, row, common) for method, row in group.items()]
   return rows

@@ -44,7 +44,7 @@ class Progress:
 
   Attributes:
     step: steps done.
-    seconds: spent on them, over all runs.
+    seconds: spent on them and on looks, over all runs, without start-up and compilation.
     looks: validation losses so far.
   """
 
@@ -70,6 +70,11 @@ def exhausted(looks: Sequence[Look], patience: int) -> bool:
 def best_step(looks: Sequence[Look]) -> int:
   """Returns the step with the lowest loss, the first of equal ones."""
   return min(looks, key=lambda look: _or_infinite(look[1]))[0]
+
+
+def lowest(looks: Sequence[Look]) -> float:
+  """Returns the lowest loss, infinite if the model diverged."""
+  return min(_or_infinite(loss) for _, loss in looks)
 
 
 def _or_infinite(loss: float) -> float:
@@ -149,9 +154,13 @@ def train(
 
   # ---------------------------------------------------------------- the steps
   pending: tuple[int, dict[str, Any]] | None = None
+  first = progress.step
   with bar:
     for batch in batches:
       state, measured = step_fn(state, batch)
+      if progress.step == first:  # Until here readers started and steps were compiled.
+        started = time.monotonic()
+        logged = (first, started)
       progress.step += 1
       if pending is not None:
         log(*pending)

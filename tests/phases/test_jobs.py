@@ -1,5 +1,6 @@
 """Jobs are each done once, by whoever is free, and one that fails stops only those that need it."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -76,10 +77,29 @@ def test_one_failure_is_told_as_it_is(tmp_path):
 
 def test_a_lost_disk_stops_everything(tmp_path):
   def fail():
-    raise OSError("gone")
+    raise OSError(errno.EIO, "gone")
 
   with pytest.raises(OSError, match="gone"):
     work([Job("a", fail), Job("b", appender(tmp_path, "b"))], tmp_path)
+  assert not (tmp_path / "order.txt").exists()
+
+
+def test_a_lost_file_stops_its_job(tmp_path):
+  with pytest.raises(UserError, match=r"^FileNotFoundError: .*no\.txt"):
+    work([Job("a", (tmp_path / "no.txt").read_text), Job("b", appender(tmp_path, "b"))], tmp_path)
+  assert order(tmp_path) == ["b"]
+
+
+def test_what_failed_elsewhere_meanwhile_is_not_tried_again(tmp_path):
+  def fail_elsewhere():
+    path = complaint(tmp_path, "b")
+    path.parent.mkdir()
+    path.write_text("Too large: make it smaller.\n\nTraceback")
+    os.utime(path, (time.time() + 1, time.time() + 1))
+
+  jobs = [Job("a", fail_elsewhere), Job("b", appender(tmp_path, "b"))]
+  with pytest.raises(UserError, match=r"^Too large: make it smaller\.$"):
+    work(jobs, tmp_path)
   assert not (tmp_path / "order.txt").exists()
 
 

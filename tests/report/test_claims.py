@@ -191,6 +191,11 @@ def test_verdicts():
   assert verdict([Value(math.nan, None)]) == "too close to call (one seed)"
 
 
+def test_one_seed_does_not_tell_less_than_a_hundredth_of_a_nat():
+  assert verdict([Value(0.009, None)]) == "too close to call (one seed)"
+  assert verdict([Value(-0.011, None)]) == "does not hold (one seed)"
+
+
 def test_rank_correlation():
   assert correlation([1.0, 2.0, 3.0], [10.0, 20.0, 30.0]) == pytest.approx(1)
   assert correlation([1.0, 2.0, 3.0], [3.0, 1.0, 2.0]) == pytest.approx(-0.5)

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from records import LARGE, cells, change, entry, save, table, written
+from records import KINDS, LARGE, cells, change, entry, save, table, written
 from specialization.errors import UserError
-from specialization.report import notes, results, terminal
+from specialization.report import compare, notes, results, terminal
 
 
 def test_perplexity_macro_average_and_bits_per_byte(tmp_path):
@@ -181,3 +181,37 @@ def test_a_record_that_lacks_a_field_is_told(tmp_path):
   change(path, lambda record: record.pop("histograms"))
   (said,) = notes.notes(results.load(tmp_path))
   assert said == f"Could not be read: {path.name} (KeyError: 'histograms')."
+
+
+def test_a_method_that_is_wanted_on_few_domains_does_not_narrow_the_others(tmp_path):
+  for domain, after in (("scipy", 8), ("git", 18)):
+    save(tmp_path, "slm", domain, after=after)
+    save(tmp_path, "slm_pn", domain, after=after)
+  save(tmp_path, "side", after=1, family="projected", flops=(1e15, 5e14))
+  wanted = [(m, d, 100_000) for m in ("slm", "slm_pn") for d in ("scipy", "git")]
+  study = results.load(tmp_path, cells(*wanted, ("side", "scipy", 100_000)))
+  rows = {row.method: row for row in study.rows}
+  assert rows["slm"].macro() == pytest.approx(12)
+  assert rows["side"].perplexity() is None
+  assert rows["side"].macro(domains=("scipy",)) == pytest.approx(1)
+  assert rows["side"].spent("flops", "specialization") == 5e14
+  assert compare.champion(study, "projected") == "slm_pn"
+  # What is missing, though, is not compared on fewer domains unseen.
+  unfinished = results.load(tmp_path, cells(*wanted, *((("side", d, 100_000)) for d in ("git",))))
+  assert unfinished.rows[0].common == ("scipy", "git")
+
+
+def test_a_kind_is_represented_by_what_is_best_on_validation_text(tmp_path):
+  for tokens in (1000, 2000):
+    save(tmp_path, "slm_pn", tokens=tokens, after=8, curve=[[0, 3.0]])
+    save(tmp_path, "better", tokens=tokens, after=9, curve=[[0, 2.5]], **KINDS["slm_pn"])
+  save(tmp_path, "rare", tokens=1000, after=2, curve=[[0, 1.0]], **KINDS["slm_pn"])
+  assert compare.champion(results.load(tmp_path), "projected") == "better"
+  assert compare.champion(results.load(tmp_path), "mixture") is None
+
+
+def test_domains_with_less_text_are_told(tmp_path):
+  save(tmp_path, "slm", "git", used_tokens=99_000)
+  save(tmp_path, "slm", "scipy", used_tokens=12_345)
+  (note,) = notes.notes(results.load(tmp_path))
+  assert note == "Less text than was allowed, all there is: scipy (12.35k tokens)."

@@ -5,9 +5,11 @@ import math
 import pytest
 
 from records import entry, log, save, shown
+from specialization.config import BudgetsConfig
 from specialization.report import results
 from specialization.report.figures import Dots, Lines
 from specialization.report.sections import (
+  budgets,
   clusters,
   costs,
   distillation,
@@ -169,24 +171,25 @@ def test_the_first_rival_that_is_no_worse_may_be_pretrained_longer(tmp_path):
 
 
 def test_parameters_speed_and_cost_per_token(tmp_path):
-  save(tmp_path, "slm", ledger=[entry("specialization", "validation", 1e12)])
+  tested = entry("inference", "test", 0.0, 0.5, 1000)
+  save(tmp_path, "slm", ledger=[entry("specialization", "validation", 1e12), tested])
   save(tmp_path, "slm_is", pretraining="slm_is--a")
   save(tmp_path, "slm_pn", parameters=(28_000_000, 5_000_000))
   save(tmp_path, "slm_nopt")
   log(tmp_path, "slm", [100, 900, 300])
   log(tmp_path, "slm_is--a", [200])
   assert shown(resources.section(results.load(tmp_path))) == [
-    ["slm", "5M", "5M", "300", "2000", "500", "1e9", "1e8", "1e7"],
-    ["slm_is", "5M", "5M", "200", "–", "1250", "1e9", "1e8", "1e7"],
-    ["slm_nopt", "–", "5M", "–", "–", "500", "–", "1e8", "1e7"],
-    ["slm_pn", "28M", "5M", "–", "2000", "500", "1e9", "1e8", "1e7"],
+    ["slm", "5M", "5M", "300", "2000", "500", "500000", "1e9", "1e8", "1e7"],
+    ["slm_is", "5M", "5M", "200", "–", "1250", "–", "1e9", "1e8", "1e7"],
+    ["slm_nopt", "–", "5M", "–", "–", "500", "–", "–", "1e8", "1e7"],
+    ["slm_pn", "28M", "5M", "–", "2000", "500", "–", "1e9", "1e8", "1e7"],
   ]
 
 
 def test_a_teachers_hours_are_not_the_students(tmp_path):
   save(tmp_path, "slm_d", ledger=[entry("generic", "teacher: pretrain llm", 1e15, 100.0)])
   (row,) = shown(resources.section(results.load(tmp_path)))
-  assert row[4:7] == ["2000", "500", "1e9"]
+  assert row[4:8] == ["2000", "500", "–", "1e9"]
 
 
 def test_experts_of_one_pretraining_are_compared_by_choice(tmp_path):
@@ -204,7 +207,31 @@ def test_experts_of_one_pretraining_are_compared_by_choice(tmp_path):
 
 
 def _expert(name, choice, share, before, after, flops, times):
-  return [name, choice, "100k", "100%", share, before, after, flops, times]
+  return [name, choice, "100k", "100%", share, before, after, flops, times, "1"]
+
+
+def test_budgets_stand_beside_what_was_spent(tmp_path):
+  limits = BudgetsConfig(3e15, 0.0, 0.0, 2.0, 1e12, 6_000_000, 0)
+  more = [entry("specialization", "validation", 9e15)]
+  save(tmp_path, "slm", flops=(1e15, 1e14), ledger=more)
+  save(tmp_path, "slm", "git", flops=(1e15, 2e14), used_tokens=50_000)
+  ended = {"step": 10, "reason": "end of the budget", "best_step": 10}
+  save(tmp_path, "slm_pn", flops=(3e15, 7e15), stopped=ended)
+  assert shown(budgets.section(results.load(tmp_path, limits=limits))) == [
+    ["budget", "3e15", "7.2e15", "6M", "–", ""],
+    ["slm", "1e15", "2e14", "5M", "100k", "0 of 2"],
+    ["slm_pn", "3e15", "7e15", "5M", "100k", "1 of 1"],
+  ]
+  unlimited = BudgetsConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
+  assert budgets.section(results.load(tmp_path, limits=unlimited)) is None
+
+
+def test_preparation_is_told_beside_the_cost_of_tasks(tmp_path):
+  data = [entry("data", "embeddings/generic", 3e15), entry("data", "embeddings/scipy", 1e13)]
+  save(tmp_path, "slm", ledger=data)
+  said = costs.section(results.load(tmp_path)).text
+  assert "clusters took 3e15 FLOPs for all generic text" in said
+  assert "at most 1e13 for a domain's." in said
 
 
 def test_distillation_at_the_students_cost_and_at_total_cost(tmp_path):

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import tiny_study
-from specialization import main, metrics
+from specialization import artifact, main, metrics
 
 WSD = dict(pretrain__optimizer__schedule="wsd", pretrain__optimizer__cooldown_share=0.5)
 
@@ -173,6 +173,11 @@ def test_importance_sampling_says_what_it_did(whole):
   assert of(whole, "dense")["importance"] is None
 
 
+def test_without_pretraining_a_model_sees_the_domain_alone(whole):
+  folders = (whole / "specialize" / f"{name}--law--500--b100--s0" for name in ("none", "dense"))
+  assert [artifact.made_from(folder)["replay"] for folder in folders] == [0.0, 0.01]
+
+
 def test_no_pretraining_means_drawn_parameters(whole):
   record = of(whole, "none")
   assert record["parameters"]["pretraining"] == 0
@@ -226,6 +231,29 @@ def test_a_generic_budget_binds(corpus, whole, tmp_path, capsys):
   folder = tmp_path / "pretrain" / "dense--b100--s0"
   (booked,) = json.loads((folder / "result.json").read_text())["ledger"]
   assert booked["flops"] == pytest.approx(entry["flops"] * 5 / 8)
+
+
+def test_a_student_and_its_teacher_share_both_budgets(corpus, whole, tmp_path):
+  """The teacher leaves what its student's fine-tuning takes; the student what pretraining took."""
+  (large,), (small,) = (books(of(whole, name), "generic").values() for name in ("large", "dense"))
+  teacher = books(of(whole, "large"), "specialization")["specialize large--law--500--b100--s0"]
+  own = books(of(whole, "taught"), "specialization")
+  student = [own[p]["flops"] for p in own if p.startswith("specialize ") or "forward" in p]
+  assert len(student) == 2
+  fields = dict(
+    methods__large__pretrain__horizon__steps=2,
+    budgets__generic_flops=large["flops"] / 8 * 2 + small["flops"] / 8 * 3.5,
+    budgets__specialization_flops=sum(student) + teacher["flops"] / 6 * 2.5,
+  )
+  main.main([*every("run", corpus, tmp_path, **fields), "--only=taught"])
+  record = of(tmp_path, "taught")
+  generic = books(record, "generic")
+  assert generic["teacher: pretrain large--b100--s0"]["flops"] == large["flops"] / 4
+  assert generic["pretrain taught--b100--s0"]["flops"] == pytest.approx(small["flops"] * 3 / 8)
+  assert (record["stopped"]["step"], record["stopped"]["reason"]) == (6, "end of the schedule")
+  folder = tmp_path / "specialize" / "large--law--500--b100--s0"
+  stopped = json.loads((folder / "result.json").read_text())["stopped"]
+  assert (stopped["step"], stopped["reason"]) == (2, "end of the budget")
 
 
 def test_two_processes_share_a_study_also_when_one_is_killed(corpus, whole, tmp_path):

@@ -4,6 +4,7 @@ from specialization.report.figures import Section
 from specialization.report.results import Study
 from specialization.report.sections import (
   advice,
+  budgets,
   claims,
   clusters,
   costs,
@@ -21,8 +22,8 @@ from specialization.report.sections import (
 )
 
 _ORDER = (
-  *(summary, claims, advice, horizons, domains, costs, tasks, resources, experts, distillation),
-  *(clusters, entropy, importance, rates, training),
+  *(summary, budgets, claims, advice, horizons, domains, costs, tasks, resources, experts),
+  *(distillation, clusters, entropy, importance, rates, training),
 )
 
 

@@ -65,9 +65,15 @@ def _front(
   study: Study, tokens: int, cost: Callable[[Row], float]
 ) -> tuple[list[tuple[Row, float]], tuple[str, ...]]:
   """Returns what is worth its cost among the small pretrained models, and over which domains."""
-  rows = [row for share in study.shares for row in study.at(tokens, share) if row.kind != "none"]
+  rows = _candidates(study, tokens)
   domains = shared(rows)
   return front(rows, cost, domains) if len(rows) > 1 else [], domains
+
+
+def _candidates(study: Study, tokens: int) -> list[Row]:
+  """Returns the small pretrained models."""
+  rows = [row for share in study.shares for row in study.at(tokens, share)]
+  return [row for row in rows if row.whole and row.kind != "none"]
 
 
 def _large(study: Study, tokens: int) -> Row | None:
@@ -140,7 +146,7 @@ def _domain_budgets(study: Study) -> str:
   """Returns what to take where one domain may cost little, and where it may cost more."""
   parts = []
   for tokens in study.sizes:
-    rows = [row for share in study.shares for row in study.at(tokens, share) if row.kind != "none"]
+    rows = _candidates(study, tokens)
     domains = shared(rows)
     costs = {row: row.spent("flops", "specialization") for row in rows}
     limit = _LITTLE * min(costs.values(), default=0.0)

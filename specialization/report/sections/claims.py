@@ -1,7 +1,7 @@
 """The paper's claims that a study has the methods to test, and whether they hold in its numbers.
 
-All are about the smallest models. Where several methods are of one kind it is the best of them with
-the least domain text and the most pretraining.
+All but one are about the smallest models. Where several methods are of one kind, one stands for all
+of them that is chosen by validation text.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from specialization.report.compare import (
   FAILS,
   HOLDS,
   UNCLEAR,
+  champion,
   correlation,
   crossing,
   difference,
@@ -79,11 +80,12 @@ def _unpretrained(study: Study) -> Claim | None:
     others = [row for row in rows if row.kind != "none" and math.isfinite(row.macro())]
     worst = max(others, key=Row.macro, default=None)
     if bare and worst and (value := gain(worst, bare)):
+      domains = shared([bare, worst])
       found.append(Value(value.mean - math.log(_FAR), value.spread))
       said.append(
-        f"{count(tokens)} tokens: {bare.method} {number(bare.macro())},"
+        f"{count(tokens)} tokens: {bare.method} {number(bare.macro(domains=domains))},"
         f" {math.exp(value.mean):.3g} times the next worst, {worst.method}"
-        f" {number(worst.macro())}"
+        f" {number(worst.macro(domains=domains))}"
       )
   if not found:
     return None
@@ -113,13 +115,10 @@ def _importance(study: Study) -> Claim | None:
 
 
 def _pairs(study: Study, kind: str) -> dict[tuple[int, float], tuple[Row, Row]]:
-  """Returns by group the rows of a kind's best method, each with that of the plain small model."""
-  best, base = lowest(study.at(study.sizes[0], study.shares[-1], kind)), plain(study)
-  found = {}
+  """Returns by group the rows of a kind's champion, each with that of the plain small model."""
+  names, found = (champion(study, kind), plain(study)), {}
   for group, rows in study.groups.items():
-    row, rival = (
-      next((r for r in rows if r.method == name), None) for name in (best and best.method, base)
-    )
+    row, rival = (next((r for r in rows if r.method == name), None) for name in names)
     if row and rival and gains(row, rival):
       found[group] = (row, rival)
   return found
@@ -181,7 +180,7 @@ def _total(study: Study) -> Claim | None:
     if mine is None:
       continue
     rows = [row for share in study.shares for row in study.at(tokens, share)]
-    rows = [row for row in rows if row.kind not in ("distilled", "none")]
+    rows = [row for row in rows if row.whole and row.kind not in ("distilled", "none")]
     rows = [row for row in rows if row.tasks(1) <= mine.tasks(1)]
     rival = lowest(rows, shared([mine, *rows]))
     if rival and (value := gain(rival, mine)):

@@ -14,15 +14,15 @@ def section(study: Study) -> Section | None:
   share = study.shares[-1]
   more = f" All at {percent(share)} of pretraining." if len(study.shares) > 1 else ""
   text = (
-    "A line joins methods that differ in the number of clusters alone: experts of a mixture or a"
-    f" projected network, cells of importance sampling.{more}"
+    "A line joins methods that differ in the number of clusters and what goes with it: experts of a"
+    f" mixture, experts and rank of a projected network, cells of importance sampling.{more}"
   )
   parts = [_plot(study, tokens, study.groups.get((tokens, share), [])) for tokens in study.sizes]
   return figures.section("Numbers of clusters", text, parts)
 
 
 def families(rows: Sequence[Row]) -> list[list[Row]]:
-  """Returns the rows that differ in their number of clusters alone, ascending."""
+  """Returns the rows that differ in their number of clusters, ascending."""
   found: dict[tuple[str, ...], dict[int, Row]] = {}
   for row in rows:
     key = (*(row.record[name] for name in _ALIKE), row.record["expert"]["choice"])

@@ -1,6 +1,7 @@
 """Perplexity against the cost of N tasks, generic + N x specialization (arXiv 2402.01093)."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 from specialization.report import figures
@@ -16,15 +17,32 @@ def section(study: Study) -> Section | None:
   text = (
     "Cost of N tasks = generic training + N times specialization (mean per domain), a teacher's"
     " included. Down and left is better. Where a method has several points they are its amounts of"
-    f" {'pretraining' if several else 'domain text'}."
+    f" {'pretraining' if several else 'domain text'}.{_preparation(study)}"
   )
   if not several:
-    return figures.section("Quality against cost", text, _plots(study, study.rows, ""))
+    rows = [row for row in study.rows if row.whole]
+    return figures.section("Quality against cost", text, _plots(study, rows, ""))
   parts = []
   for tokens in study.sizes:
-    rows = [row for row in study.rows if row.domain_tokens == tokens]
+    rows = [row for row in study.rows if row.domain_tokens == tokens and row.whole]
     parts += _plots(study, rows, f", {count(tokens)} domain tokens")
   return figures.section("Quality against cost", text, parts)
+
+
+def _preparation(study: Study) -> str:
+  """Returns a sentence on the book `data`, which no cost of N tasks has."""
+  generic, special = 0.0, 0.0
+  for cell in study.cells:
+    of, entries = f"/{cell.of.domain}", cell.entries(("data",))
+    own = math.fsum(e.flops for e in entries if e.phase.endswith(of))
+    generic = max(generic, math.fsum(e.flops for e in entries) - own)
+    special = max(special, own)
+  if not generic:
+    return ""
+  return (
+    f" Apart from that, clusters took {scientific(generic)} FLOPs for all generic text (embeddings"
+    f" and k-means) and at most {scientific(special)} for a domain's."
+  )
 
 
 def _plots(study: Study, rows: Sequence[Row], name: str) -> list[Lines]:

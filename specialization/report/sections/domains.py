@@ -54,7 +54,9 @@ def _amounts(study: Study) -> Lines | None:
   """Returns the plot of perplexity against the amount of domain text."""
   if len(study.sizes) < 2:
     return None
-  rows = [row for row in study.rows if row.share == study.shares[-1]]
+  rows = [row for row in study.rows if row.share == study.shares[-1] and row.whole]
+  several = {row.method for row in rows if row.domain_tokens != rows[0].domain_tokens}
+  rows = [row for row in rows if row.method in several]
   domains = shared(rows)
   lines = [
     figures.path(

@@ -12,8 +12,8 @@ from specialization.report.text import count, number, percent
 def section(study: Study) -> Section | None:
   more = f" at {percent(study.shares[-1])} of pretraining" if len(study.shares) > 1 else ""
   text = (
-    "Top: the share of a domain's text in its most frequent cluster. Entropy: of its histogram over"
-    f" the clusters, in nats. Gain: over the plain small model{more}, in nats per token."
+    "Top: the share of a domain's documents in its most frequent cluster. Entropy: of its histogram"
+    f" over the clusters, in nats. Gain: over the plain small model{more}, in nats per token."
   )
   plots = [_plot(study, tokens) for tokens in study.sizes]
   return figures.section("Clusters and domains", text, [_table(study), *plots])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from specialization.report import figures
 from specialization.report.figures import Item, Name, Section, Table, entry, mark
-from specialization.report.results import Row, Study
+from specialization.report.results import Row, Study, shared
 from specialization.report.text import count, number, percent, scientific
 
 _RULES = {
@@ -25,10 +25,10 @@ def section(study: Study) -> Section | None:
   table = Table(
     [
       *("Method", "Choice", "Domain tokens", "Pretraining", "In cluster"),
-      *("before", "after", "FLOPs", "times the least"),
+      *("before", "after", "FLOPs", "times the least", "domains"),
     ],
     bodies,
-    spans=[("", 5), ("Macro perplexity", 2), ("Cost of a domain", 2)],
+    spans=[("", 5), ("Macro perplexity", 2), ("Cost of a domain", 2), ("Over", 1)],
     prose=(1,),
   )
   return figures.section("Choice of the expert", text, [table])
@@ -46,23 +46,24 @@ def _bodies(study: Study, rows: Sequence[Row]) -> list[list[list[Item]]]:
 
 
 def _body(study: Study, rows: Sequence[Row]) -> list[list[Item]]:
-  costs = [row.spent("flops", "specialization") for row in rows]
-  after = mark([(row, row.perplexity()) for row in rows], study)
+  domains = shared(rows)
+  costs = [row.spent("flops", "specialization", over=domains) for row in rows]
+  after = mark([(row, row.perplexity(domains=domains)) for row in rows], study)
   lines: list[list[Item]] = []
   for row, cost, score in zip(rows, costs, after, strict=True):
     choice = row.record["expert"]["choice"]
     lines.append(
       [
         *(Name(row.method), _RULES[choice], count(row.domain_tokens), percent(row.share)),
-        *(_share(row), entry(row.perplexity("before")), score, scientific(cost)),
-        number(cost / min(costs)),
+        *(_share(row, domains), entry(row.perplexity("before", domains=domains)), score),
+        *(scientific(cost), number(cost / min(costs)), str(len(domains))),
       ]
     )
   return lines
 
 
-def _share(row: Row) -> str:
+def _share(row: Row, domains: Sequence[str]) -> str:
   if row.record["expert"]["choice"] == "histogram":
     return "–"
-  value = row.average(lambda cell: cell.record["expert"]["share"], tuple(row.cells))
+  value = row.average(lambda cell: cell.record["expert"]["share"], domains)
   return "–" if value is None else percent(value.mean)

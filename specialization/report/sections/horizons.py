@@ -22,7 +22,7 @@ def section(study: Study) -> Section | None:
 
 
 def _plot(study: Study, tokens: int, when: str, unit: str) -> Lines:
-  rows = [row for row in study.rows if row.domain_tokens == tokens]
+  rows = [row for row in study.rows if row.domain_tokens == tokens and row.whole]
   domains = shared(rows)
   lines = [
     figures.path(
@@ -32,6 +32,7 @@ def _plot(study: Study, tokens: int, when: str, unit: str) -> Lines:
     )
     for method in dict.fromkeys(row.method for row in rows if row.kind != "none")
   ]
+  lines = [line for line in lines if len(line.x) > 1]
   bases = [row for row in study.at(tokens, study.shares[-1], "none") if when == "after"]
   levels, far = figures.levels(lines, bases, domains)
   name, text = _UNITS[unit]

@@ -11,7 +11,7 @@ def section(study: Study) -> Section | None:
   more = f" At {percent(share)} of pretraining." if len(study.shares) > 1 else ""
   text = (
     "Effective rows: how many generic rows of equal weight would serve as well; few mean a narrow"
-    " resample. Repeats: how often training goes through the most drawn cluster. Repeated: the"
+    " resample. Repeats: how often training goes through the most repeated cluster. Repeated: the"
     " share of rows from clusters gone through more often than is allowed. KL: from the domain's"
     f" histogram to the resampled text's and to that of generic text, in nats.{more}"
   )

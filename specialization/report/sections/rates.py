@@ -1,11 +1,10 @@
 """Learning rates: each method's sweep, where a study has the same method with several."""
 
-import math
 from collections.abc import Sequence
 
 from specialization.report import figures
 from specialization.report.figures import Entry, Item, Name, Section, Table
-from specialization.report.results import Row, Study, Value
+from specialization.report.results import Row, Study
 from specialization.report.text import count, number, percent
 
 # Rows whose records differ in nothing of this are one method with several learning rates.
@@ -43,7 +42,7 @@ def _sweeps(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _body(rows: Sequence[Row]) -> list[list[Item]]:
-  scores = [validation(row) for row in rows]
+  scores = [row.validation() for row in rows]
   least = min(score.mean for score in scores)
   lines: list[list[Item]] = []
   for row, score in zip(rows, scores, strict=True):
@@ -58,11 +57,3 @@ def _body(rows: Sequence[Row]) -> list[list[Item]]:
       ]
     )
   return lines
-
-
-def validation(row: Row) -> Value:
-  """Returns the macro average of the lowest validation perplexities."""
-  domains = row.common or tuple(row.cells)
-  value = row.average(lambda cell: min(loss for _, loss in cell.record["curve"]), domains, math.exp)
-  assert value is not None
-  return value

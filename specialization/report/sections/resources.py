@@ -14,8 +14,9 @@ _TRAINING = ("generic", "specialization")
 def section(study: Study) -> Section | None:
   text = (
     "Tokens per second: the median in pretraining. Device-hours: of training, with the validation"
-    " in it, and for a distilled model with the teacher beside it. Importance sampling trains for"
-    " one domain alone, so all of it is specialization. Model FLOPs: in training forward and"
+    " in it, and for a distilled model with the teacher beside it; at inference: of tests."
+    " Importance sampling trains for one domain alone, so all of it is specialization. Compilation"
+    " is left out; processes on one device share its speed. Model FLOPs: in training forward and"
     " backward, at inference forward."
   )
   order = sorted(study.rows, key=lambda row: (row.share, -row.domain_tokens))
@@ -23,13 +24,14 @@ def section(study: Study) -> Section | None:
   lines = [_line(longest[method], study) for method in study.methods if method in longest]
   table = Table(
     [
-      *("Method", "pretraining", "inference", "pretraining", "generic", "specialization"),
+      *("Method", "pretraining", "inference", "pretraining"),
+      *("generic", "specialization", "inference"),
       *("pretraining", "fine-tuning", "inference"),
     ],
     [lines],
     spans=[
       *(("", 1), ("Parameters", 2), ("Tokens per second", 1)),
-      *(("Device-hours per 1B tokens", 2), ("Model FLOPs per token", 3)),
+      *(("Device-hours per 1B tokens", 3), ("Model FLOPs per token", 3)),
     ],
   )
   return figures.section("Parameters and throughput", text, [table])
@@ -37,7 +39,8 @@ def section(study: Study) -> Section | None:
 
 def _line(row: Row, study: Study) -> list[Item]:
   large, small = row.parameters("pretraining"), row.parameters("inference")
-  hourly = [1e9 * _per_token(row, "device_hours", (book,)) for book in _TRAINING]
+  books = (*_TRAINING, "inference")
+  hourly = [1e9 * _per_token(row, "device_hours", (book,)) for book in books]
   flops = [
     _per_token(row, "flops", _TRAINING, "pretrain"),
     _per_token(row, "flops", ("specialization",), "specialize"),
