@@ -10,8 +10,12 @@ size, betas, weight decay, schedule, position encoding and the gated MLP of equa
 from ml_collections import ConfigDict
 
 import base
+import llm
 import slm
+import slm_d
+import slm_is
 import slm_mix
+import slm_nopt
 import slm_pn
 
 C4 = "hub:allenai/c4:en"
@@ -48,6 +52,7 @@ def get_config() -> ConfigDict:
   config.clusters.fit_documents = 1_000_000
   config.clusters.levels = (16, 32, 64, 256, 1024)
   config.sizes.slm = base.size(d_model=1024, n_layers=7, n_heads=8, d_mlp=2816)
+  config.sizes.llm = base.size(d_model=2816, n_layers=7, n_heads=22, d_mlp=7680)
   config.compute.dtype = "bfloat16"
   config.compute.remat = "dots"
   # 131k tokens a step; 1,000 steps of warm-up.
@@ -58,8 +63,12 @@ def get_config() -> ConfigDict:
   config.pretrain.optimizer.clip_norm = 5.0
   config.pretrain.checkpoint_every = 2_000
   slm.add(config)
+  slm_nopt.add(config)
+  llm.add(config)
+  slm_is.add(config, clusters=1024)
   slm_mix.add(config, clusters=16)
   slm_pn.add(config, clusters=32, groups=32)
+  slm_d.add(config)
   config.specialize.domain_tokens = (1_000_000, 8_000_000, 64_000_000)
   config.specialize.evaluate_every = 200
   config.specialize.train.batch_rows = 64
