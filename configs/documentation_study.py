@@ -23,7 +23,18 @@ import slm_nopt
 import slm_pn
 import small_cpu
 
-METHODS = ("slm", "slm_nopt", "llm", "slm_is", "slm_mix", "slm_pn", "slm_d")
+# Rate of pretraining and factor of fine-tuning's: the best on validation text of two domains, of
+# the same grid for each (documentation_sweep.py).
+RATES = {
+  "slm": (4e-3, 1.0),
+  "slm_nopt": (4e-3, 1.0),
+  "llm": (2e-3, 1.0),
+  "slm_is": (4e-3, 1.0),
+  "slm_mix": (2e-3, 1.0),
+  "slm_pn": (4e-3, 1.0),
+  "slm_d": (4e-3, 1.0),
+}
+METHODS = tuple(RATES)
 # Numbers of clusters for importance sampling and choices of an expert are asked of three domains.
 FEW = ("django", "git", "scipy")
 
@@ -54,12 +65,20 @@ def get_config(variant: str = "") -> ConfigDict:
   slm_mix.add(config, clusters=16)
   slm_pn.add(config, clusters=16, groups=8)
   slm_d.add(config)
-  config.study.shares = (0.25, 0.5, 1.0)
+  for method, (rate, factor) in RATES.items():
+    config.methods[method].pretrain.optimizer.learning_rate = rate
+    config.methods[method].fine_tuning_rate = factor
+  config.study.shares = (0.06, 0.25, 0.5, 1.0)
   config.study.seeds = (0, 1)
   config.study.cells = (
     *(f"{method}--*--b100--s0" for method in METHODS),
-    *(f"{method}--*--32000--*--s0" for method in METHODS),
-    *(f"{method}--*--b100--s1" for method in ("slm", "slm_mix", "slm_pn")),
+    *(f"{method}--*--32000--b{share}--s0" for method in METHODS for share in (25, 50)),
+    "slm--*--32000--b6--s0",  # As many tokens as each expert of 16 sees.
+    *(
+      f"{method}--*--{tokens}--b100--s1"
+      for method in ("slm", "slm_mix", "slm_pn")
+      for tokens in (32_000, 512_000)
+    ),
     *_variants(config),
   )
   if variant == "smoke":
@@ -71,7 +90,8 @@ def _variants(config: ConfigDict) -> list[str]:
   """Adds other numbers of clusters and other choices of the expert; returns their cells."""
   methods, few, wide = config.methods, [], []
   for clusters in (16, 256):
-    slm_is.add(config, clusters=clusters, name=f"slm_is_{clusters}")
+    methods[f"slm_is_{clusters}"] = base.linked(methods.slm_is)
+    methods[f"slm_is_{clusters}"].clusters = clusters
     few.append(f"slm_is_{clusters}")
   for choose in ("lowest_loss", "all"):
     methods[f"slm_mix_{choose}"] = base.linked(methods.slm_mix)

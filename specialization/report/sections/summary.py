@@ -19,7 +19,9 @@ def section(study: Study) -> Section | None:
 def _table(study: Study) -> Table:
   bodies: list[list[list[Item]]] = []
   for share in study.shares:
-    groups = [study.groups.get((tokens, share), []) for tokens in study.sizes]
+    groups = [
+      [row for row in study.groups.get((tokens, share), ()) if row.whole] for tokens in study.sizes
+    ]
     first = {row.method: row for group in reversed(groups) for row in group}
     lines = {m: [Name(m), *_before(first[m], study)] for m in study.methods if m in first}
     for group in groups:
