@@ -4,9 +4,9 @@ python -m specialization run --config=configs/documentation_sweep.py --workdir=r
   --config.data.folder=FOLDER
 
 Each method has its pretraining's rate varied at one rate of fine-tuning, and fine-tuning's at one
-of pretraining. The report's section "Learning rates" shows them all, and which is the best on
-validation text of two domains, after a part of the study's pretraining. One teacher serves all
-students.
+of pretraining; where the best is at an end of the grid, the grid goes on. The report's section
+"Learning rates" shows them all, and which is the best on validation text of two domains, after a
+part of the study's pretraining. One teacher serves all students.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,7 @@ DOMAINS = ("django", "scipy")
 PRETRAINING = (1e-3, 2e-3, 4e-3, 8e-3)
 FINE_TUNING = (0.5, 1.0, 2.0)  # factors
 MIDDLE = (4e-3, 1.0)
+MORE = {"slm_mix": [(5e-4, 1.0)], "slm_nopt": [(0.0, 4.0)]}
 
 
 def _name(method: str, rate: float, factor: float) -> str:
@@ -43,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
   for name in documentation_study.METHODS:
     method = methods[name]
     rates = grid if method.strategy != "none" else [(0.0, f) for f in FINE_TUNING]
-    for rate, factor in rates:
+    for rate, factor in [*rates, *MORE.get(name, ())]:
       row = base.linked(method)
       row.fine_tuning_rate = factor
       if rate:
