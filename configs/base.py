@@ -63,6 +63,8 @@ def method(
       size=size,  # which of config.sizes
       choose=config.specialize.get_oneway_ref("choose"),  # this method's choice of expert
       fine_tuning_rate=1.0,  # factor of the recipe's learning rate
+      branch="",  # dense method whose pretraining the experts begin from; "": from scratch
+      branch_share=0.0,  # of that method's horizon, which is spent beside this one's own
       pretrain=linked(config.pretrain),
     )
   )

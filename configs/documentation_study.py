@@ -87,7 +87,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _variants(config: ConfigDict) -> list[str]:
-  """Adds other numbers of clusters and other choices of the expert; returns their cells."""
+  """Adds numbers of clusters, choices of the expert and branches; returns their cells."""
   methods, few, wide = config.methods, [], []
   for clusters in (16, 256):
     methods[f"slm_is_{clusters}"] = base.linked(methods.slm_is)
@@ -104,6 +104,12 @@ def _variants(config: ConfigDict) -> list[str]:
     if family == "pn":
       other.options.rank, other.options.code = 3 * clusters // 4, clusters
     wide.append(f"slm_{family}_{clusters}")
+  # As many tokens in all, the first of them generic and shared.
+  for method, share, names in (("slm_mix", 0.25, wide), ("slm_is", 0.5, few)):
+    methods[f"{method}_branch"] = other = base.linked(methods[method])
+    other.branch, other.branch_share = "slm", share
+    other.pretrain.horizon.steps = round((1 - share) * config.pretrain.horizon.steps)
+    names.append(f"{method}_branch")
   methods.slm_pn_histogram = base.linked(methods.slm_pn)
   methods.slm_pn_histogram.choose = "histogram"
   return [

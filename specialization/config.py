@@ -192,9 +192,16 @@ class MethodConfig:
   size: str
   choose: str
   fine_tuning_rate: float
+  branch: str
+  branch_share: float
   pretrain: TrainConfig
 
   def __post_init__(self) -> None:
+    if bool(self.branch) != (self.branch_share > 0) or not 0 <= self.branch_share <= 1:
+      raise UserError(
+        f"branch={self.branch!r} does not go with branch_share={self.branch_share}: a method that"
+        " begins from another's pretraining names it and a share, above 0 and at most 1, of it."
+      )
     if not self.fine_tuning_rate > 0:
       raise UserError(f"fine_tuning_rate={self.fine_tuning_rate} must be above 0.")
     one_of("strategy", self.strategy, STRATEGIES)
@@ -362,6 +369,14 @@ class Config:
           f"methods.{name}.clusters={row.clusters} is not a level of the cluster tree:"
           f" add it to clusters.levels={self.clusters.levels} or choose one of them."
         )
+      if row.branch:
+        one_of(f"methods.{name}.branch", row.branch, tuple(self.methods))
+        seed = self.methods[row.branch]
+        if seed.branch or (seed.family, seed.strategy, seed.size) != ("dense", "generic", row.size):
+          raise UserError(
+            f"methods.{name}.branch={row.branch!r} must be a dense method of size {row.size!r} that"
+            " is pretrained from scratch on generic text."
+          )
       if row.teacher:
         one_of(f"methods.{name}.teacher", row.teacher, tuple(self.methods))
         if self.methods[row.teacher].objective == "distillation":

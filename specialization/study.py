@@ -142,7 +142,10 @@ def _owner(config: Config, method: str) -> str:
 
 
 def runs(config: Config, chosen: list[Cell], only: str) -> list[Run]:
-  """Returns the pretrainings of some cells and of their teachers, the longest of each first."""
+  """Returns the pretrainings of some cells, of their teachers and of what they branch from.
+
+  The longest of each method comes first.
+  """
   if not config.data.domains:  # Pretraining alone, of what does not look at a domain.
     study, names = config.study, methods(config, only)
     found = [
@@ -153,8 +156,15 @@ def runs(config: Config, chosen: list[Cell], only: str) -> list[Run]:
     ]
   else:
     found = [run_of(config, cell) for cell in with_teachers(config, chosen)]
+  found += [branch for run in found if (branch := branch_of(config, run))]
   order = list(config.methods)
   return sorted(dict.fromkeys(found), key=lambda run: (order.index(run.method), -run.share))
+
+
+def branch_of(config: Config, run: Run) -> Run | None:
+  """Returns the pretraining whose parameters a pretraining begins from."""
+  row = config.methods[run.method]
+  return Run(_owner(config, row.branch), "", 0, row.branch_share, run.seed) if row.branch else None
 
 
 def teacher_of(config: Config, cell: Cell) -> Cell | None:

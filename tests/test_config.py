@@ -91,6 +91,8 @@ def test_nothing_can_be_changed_afterwards():
     ("methods.mixture.clusters", 3, "set pretrain.groups=2 to clusters=3."),
     ("methods.dense.clusters", 2, "strategy='generic' does not go with clusters=2"),
     ("methods.mixture.clusters", 1, "strategy='balanced' does not go with clusters=1"),
+    ("methods.mixture.branch", "dense", "branch='dense' does not go with branch_share=0.0"),
+    ("methods.mixture.branch_share", 0.5, "branch='' does not go with branch_share=0.5"),
     ("methods.dense.strategy", "balance", "strategy='balance' is unknown: did you mean 'balanced'"),
     ("methods.dense.objective", "distill", "objective='distill' is unknown"),
     ("pretrain.groups", 3, "batch_rows=16 must be a multiple of groups=3"),

@@ -39,6 +39,9 @@ class Dense(Family):
   def materialize(self, params: Params, mixture: Float[Array, "c"]) -> Params:
     return params
 
+  def branch(self, params: Params) -> Params:
+    return params
+
   def parameters(self) -> int:
     return budgets.parameters(self.transformer.config, self.transformer.vocab_size)
 

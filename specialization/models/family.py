@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Int
 
+from specialization.errors import UserError
 from specialization.models.transformer import Params, Transformer
 
 
@@ -42,6 +43,17 @@ class Family(abc.ABC):
   @abc.abstractmethod
   def materialize_flops(self) -> int:
     """Returns the forward FLOPs of forming one group's parameters in training, by formula."""
+
+  def branch(self, params: Params) -> Params:
+    """Returns pretraining parameters whose experts all are one trained transformer.
+
+    Raises:
+      UserError: the family has none.
+    """
+    name = type(self).__name__.lower()
+    raise UserError(
+      f"The {name} family cannot begin from another method's pretraining: set branch to ''."
+    )
 
   def shapes(self) -> Params:
     """Returns the pretraining parameters as ShapeDtypeStructs."""

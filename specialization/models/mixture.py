@@ -52,6 +52,14 @@ class Mixture(Family):
       return params
     return jax.tree.map(lambda leaf, at: jnp.take(leaf, clusters, axis=at), params, self.group_axes)
 
+  def branch(self, params: Params) -> Params:
+    """Copies the transformer for each expert (c-BTM, arXiv 2303.14177)."""
+    return jax.tree.map(
+      lambda leaf, at: jnp.repeat(jnp.expand_dims(leaf, at), self.clusters, at),
+      params,
+      self.group_axes,
+    )
+
   def parameters(self) -> int:
     return self.clusters * budgets.parameters(self.transformer.config, self.transformer.vocab_size)
 

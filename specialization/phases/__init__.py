@@ -22,7 +22,16 @@ from specialization.phases.pretrain import Pretrained
 from specialization.phases.specialize import Specialization
 from specialization.report.terminal import terminal_table
 from specialization.strict import to_dict
-from specialization.study import Cell, Run, cells, run_of, runs, teacher_of, with_teachers
+from specialization.study import (
+  Cell,
+  Run,
+  branch_of,
+  cells,
+  run_of,
+  runs,
+  teacher_of,
+  with_teachers,
+)
 
 PHASES = ("prepare", "pretrain", "specialize", "evaluate", "report")
 JOBS = PHASES[1:4]
@@ -135,7 +144,8 @@ class Study:
 
   def _pretraining(self, run: Run) -> Job:
     pretrained = self._method(run)
-    needs = () if pretrained.trunk == run else (f"pretrain/{pretrained.trunk.name}",)
+    others = {pretrained.trunk, branch_of(self._config, run)} - {run, None}
+    needs = tuple(f"pretrain/{other.name}" for other in others if other)
     return Job(f"pretrain/{run.name}", pretrained.result, needs)
 
   def _specializing(self, cell: Cell) -> Job:
@@ -155,7 +165,9 @@ class Study:
 
   def _method(self, run: Run) -> Pretrained:
     if run not in self._pretrained:
-      self._pretrained[run] = Pretrained(self._config, self._workdir, run, self._data())
+      branch = branch_of(self._config, run)
+      seed = self._method(branch) if branch else None
+      self._pretrained[run] = Pretrained(self._config, self._workdir, run, self._data(), seed)
     return self._pretrained[run]
 
   def _cell(self, cell: Cell) -> Specialization:

@@ -123,12 +123,13 @@ def pretraining_steps(config: Config, row: MethodConfig, family: Family, share: 
       most -= max(_recipe_flops(config, row, n) for n in config.specialize.domain_tokens)
   else:
     most = budgets.limit(limits.generic_flops, limits.generic_device_hours, limits.sustained_flops)
-    if row.teacher and math.isfinite(most):  # Both are pretrained within the one budget.
-      teacher = config.methods[row.teacher]
-      theirs = make_method(config, teacher)
-      most -= pretraining_steps(config, teacher, theirs) * flops_per_step(
-        theirs, teacher.pretrain, length
-      )
+    others = {row.teacher: 1.0, row.branch: row.branch_share} if math.isfinite(most) else {}
+    for name, part in others.items():  # They are pretrained within the same budget.
+      if name:
+        other = config.methods[name]
+        theirs = make_method(config, other)
+        count = pretraining_steps(config, other, theirs, part)
+        most -= count * flops_per_step(theirs, other.pretrain, length)
   steps = budgets.steps(train.horizon, tokens, flops_per_step(family, train, length), most)
   return max(1, round(share * steps))
 
@@ -160,9 +161,12 @@ def pretrainer(config: Config, row: MethodConfig, share: float = 1.0) -> Trainer
   """Builds a method's pretraining of a share of its horizon.
 
   Raises:
-    UserError: as `make_trainer` and `pretraining_steps`, or a family or option that is unknown.
+    UserError: as `make_trainer` and `pretraining_steps`, a family or option that is unknown, or a
+      family that has no branches.
   """
   family = make_method(config, row)
+  if row.branch:
+    jax.eval_shape(family.branch, family.transformer.abstract()[0])
   return make_trainer(
     family,
     row.pretrain,

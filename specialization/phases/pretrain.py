@@ -37,8 +37,15 @@ from specialization.train import loop
 class Pretrained:
   """A method's pretraining run, made if it is missing."""
 
-  def __init__(self, config: Config, workdir: Path, run: Run, data: Prepared):
-    self.run, self.row = run, config.methods[run.method]
+  def __init__(
+    self,
+    config: Config,
+    workdir: Path,
+    run: Run,
+    data: Prepared,
+    branch: "Pretrained | None" = None,
+  ):
+    self.run, self.row, self._branch = run, config.methods[run.method], branch
     self.config, self.data = config, data
     self._workdir = workdir
     self.folder = workdir / "pretrain" / run.name
@@ -65,6 +72,8 @@ class Pretrained:
       }
     if row.strategy == "importance":
       trained["distribution"] = self._importance[0].tolist()
+    if self._branch:
+      trained["branch"] = artifact.fingerprint(self._branch.made_from)
     return {
       "family": row.family,
       "options": to_dict(row.options),
@@ -114,11 +123,26 @@ class Pretrained:
         schedule,
         pipeline.Pipeline(self._sampler(), [self.data.train]),
         self.config,
-        Start(train.init_state, train.init_params, seed=self.run.seed, trunk=self._trunk()),
+        Start(
+          train.init_state,
+          train.init_params,
+          self._seed(),
+          f"the parameters of {self._branch.run.name}" if self._branch else "",
+          seed=self.run.seed,
+          trunk=self._trunk(),
+        ),
       )
     book = "specialization" if self.run.domain else "generic"
-    entry = spent(book, f"pretrain {self.run.name}", trainer, progress)
-    return write_result(path, self.made_from, {"ledger": [dataclasses.asdict(entry)], **record})
+    entry = dataclasses.asdict(spent(book, f"pretrain {self.run.name}", trainer, progress))
+    before = self._branch.record()["ledger"] if self._branch else []
+    return write_result(path, self.made_from, {"ledger": [*before, entry], **record})
+
+  def _seed(self) -> Params | None:
+    """Returns the parameters that all experts begin as, None where they are drawn."""
+    if not self._branch:
+      return None
+    where = sharding.shardings(self.mesh, self.family.axes(), self.family.shapes())
+    return jax.jit(self.family.branch, out_shardings=where)(self._branch.params)
 
   @property
   def trunk(self) -> Run:

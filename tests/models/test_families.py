@@ -165,3 +165,19 @@ def test_unknown_options_are_refused_by_name():
     parse(projected.Options, {"rnak": 3, "code": 4, "spread": 0.1}, "options")
   with pytest.raises(UserError, match="clusters=1"):
     make_family("dense", tiny.transformer(), 3, {})
+
+
+@pytest.mark.parametrize("name", ["dense", "mixture"])
+def test_a_branch_is_the_same_transformer_for_every_mixture(name):
+  of = tiny.family(name)
+  one = of.transformer.initialize(jax.random.key(3))
+  mixture = jax.random.dirichlet(jax.random.key(4), jnp.ones(of.clusters))
+  branched = of.branch(one)
+  chex.assert_trees_all_equal_shapes_and_dtypes(branched, of.init(jax.random.key(0)))
+  chex.assert_trees_all_close(of.materialize(branched, mixture), one, rtol=1e-6, atol=1e-7)
+
+
+def test_a_family_without_branches_says_so():
+  of = tiny.family("projected")
+  with pytest.raises(UserError, match=r"^The projected family cannot begin from another"):
+    of.branch(of.transformer.initialize(jax.random.key(0)))

@@ -9,6 +9,7 @@ import sys
 import time
 
 import chex
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -58,6 +59,45 @@ def test_a_constant_schedule_needs_no_step_of_its_own(corpus, tmp_path, capsys):
   chex.assert_trees_all_equal(params(branch), params(trunk))
   assert not metrics.read(branch)
   assert (tmp_path / "results" / "dense--law--500--b50--s0.json").exists()
+
+
+def test_experts_can_branch_from_a_dense_run(corpus, tmp_path, capsys):
+  """What came before is booked, and without a rate of their own all stay what they began as."""
+  fields = dict(
+    methods__mixture__branch="dense",
+    methods__mixture__branch_share=0.5,
+    methods__mixture__pretrain__optimizer__learning_rate=1e-30,
+  )
+  arguments = tiny_study.arguments("specialize", corpus, tmp_path, **fields)
+  main.main([*arguments, "--only=mixture"])
+  assert "starting from the parameters of dense--b50--s0." in capsys.readouterr().out
+  folder = tmp_path / "pretrain" / "mixture--b100--s0"
+  ledger = json.loads((folder / "result.json").read_text())["ledger"]
+  assert [(e["book"], e["phase"]) for e in ledger] == [
+    ("generic", "pretrain dense--b50--s0"),
+    ("generic", "pretrain mixture--b100--s0"),
+  ]
+  assert ledger[1]["tokens"] == 2 * ledger[0]["tokens"]
+  with ocp.StandardCheckpointer() as reader:
+    many = reader.restore(folder / "checkpoints" / "8" / "params")
+  one = params(tmp_path / "pretrain" / "dense--b50--s0")
+  for at in (0, 1):
+    expert = jax.tree.map_with_path(
+      lambda path, leaf, at=at: leaf[:, at] if path[0].key == "layers" else leaf[at], many
+    )
+    chex.assert_trees_all_close(expert, one, rtol=1e-6)
+
+
+def test_a_branch_takes_of_the_generic_budget(corpus, whole, tmp_path):
+  (small,) = books(of(whole, "dense"), "generic").values()
+  fields = dict(
+    methods__mixture__branch="dense",
+    methods__mixture__branch_share=0.5,
+    budgets__generic_flops=small["flops"],
+  )
+  main.main([*every("pretrain", corpus, tmp_path, **fields), "--only=mixture"])
+  result = json.loads((tmp_path / "pretrain" / "mixture--b100--s0" / "result.json").read_text())
+  assert [e["flops"] for e in result["ledger"]] == pytest.approx([small["flops"] / 2] * 2)
 
 
 def test_specialization_can_begin_from_given_checkpoints(corpus, tmp_path, capsys):
