@@ -71,6 +71,8 @@ def smoke(config: ConfigDict) -> None:
       row.clusters = row.pretrain.groups = 2
     elif row.strategy == "importance":
       row.clusters = 4
+    if row.branch:
+      row.pretrain.horizon.steps = config.pretrain.horizon.steps
     if row.family == "projected":
       row.options.rank = row.options.code = 2
   config.specialize.domain_tokens = (4_000,)

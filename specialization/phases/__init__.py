@@ -194,10 +194,11 @@ def describe(config: Config) -> str:
     tokens = steps * train.batch_rows * length
     large = 0 if row.strategy == "none" else family.parameters()
     small = budgets.parameters(config.sizes[row.size], config.tokenizer.vocab_size)
+    before = f", after {row.branch_share:.0%} of {row.branch}" if row.branch else ""
     lines += [
       f"{name}: {readable(large)} parameters at pretraining, {readable(small)} at inference",
       f"  pretraining: {steps:,} steps, {readable(tokens)} tokens, {readable(steps * flops)} FLOPs,"
-      f" {tokens / small:.1f} tokens per inference parameter",
+      f" {tokens / small:.1f} tokens per inference parameter{before}",
       f"  inference: {readable(forward_flops(config, row))} FLOPs per token",
     ]
   return "\n".join(lines)
