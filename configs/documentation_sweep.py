@@ -19,7 +19,11 @@ DOMAINS = ("django", "scipy")
 PRETRAINING = (1e-3, 2e-3, 4e-3, 8e-3)
 FINE_TUNING = (0.5, 1.0, 2.0)  # factors
 MIDDLE = (4e-3, 1.0)
-MORE = {"slm_mix": [(5e-4, 1.0)], "slm_nopt": [(0.0, 4.0)]}
+MORE = {
+  "slm_d": [(4e-3, 4.0)],
+  "slm_mix": [(5e-4, 1.0), (1e-3, 2.0), (1e-3, 4.0)],
+  "slm_nopt": [(0.0, 4.0)],
+}
 
 
 def _name(method: str, rate: float, factor: float) -> str:
