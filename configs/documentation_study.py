@@ -27,12 +27,12 @@ import small_cpu
 # the same grid for each (documentation_sweep.py).
 RATES = {
   "slm": (4e-3, 1.0),
-  "slm_nopt": (4e-3, 1.0),
+  "slm_nopt": (4e-3, 2.0),
   "llm": (2e-3, 1.0),
   "slm_is": (4e-3, 1.0),
-  "slm_mix": (2e-3, 1.0),
+  "slm_mix": (1e-3, 2.0),
   "slm_pn": (4e-3, 1.0),
-  "slm_d": (4e-3, 1.0),
+  "slm_d": (4e-3, 2.0),
 }
 METHODS = tuple(RATES)
 # Numbers of clusters for importance sampling and choices of an expert are asked of three domains.
