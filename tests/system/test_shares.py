@@ -68,7 +68,7 @@ def test_experts_can_branch_from_a_dense_run(corpus, tmp_path, capsys):
     methods__mixture__branch_share=0.5,
     methods__mixture__pretrain__optimizer__learning_rate=1e-30,
   )
-  arguments = tiny_study.arguments("specialize", corpus, tmp_path, **fields)
+  arguments = tiny_study.arguments("pretrain", corpus, tmp_path, **fields)
   main.main([*arguments, "--only=mixture"])
   assert "starting from the parameters of dense--b50--s0." in capsys.readouterr().out
   folder = tmp_path / "pretrain" / "mixture--b100--s0"
