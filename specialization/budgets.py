@@ -9,10 +9,11 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-from specialization.config import HorizonConfig, ModelConfig
+from specialization.config import BudgetsConfig, HorizonConfig, ModelConfig
 from specialization.errors import UserError
 
 BOOKS = ("generic", "specialization", "inference", "data")
+VALIDATION = "validation"  # ends the phases of looks at validation text
 
 # Dense bfloat16 FLOP/s of one device as jax names it, from the makers' data sheets. An unknown
 # device has no MFU, rather than one against the wrong peak.
@@ -56,9 +57,19 @@ def train_flops_per_token(model: ModelConfig, vocab_size: int, length: int) -> i
   return 3 * forward_flops_per_token(model, vocab_size, length)
 
 
-def limit(flops: float, device_hours: float, sustained_flops: float) -> float:
-  """Returns the FLOPs that a budget in either or both of its units allows; 0 is no limit."""
-  return min(flops or math.inf, device_hours * 3600 * sustained_flops or math.inf)
+def generic_limit(limits: BudgetsConfig) -> float:
+  """Returns the FLOPs that may be spent on one generic pretraining."""
+  return _limit(limits.generic_flops, limits.generic_device_hours, limits)
+
+
+def specialization_limit(limits: BudgetsConfig) -> float:
+  """Returns the FLOPs that may be spent on one domain."""
+  return _limit(limits.specialization_flops, limits.specialization_device_hours, limits)
+
+
+def _limit(flops: float, device_hours: float, limits: BudgetsConfig) -> float:
+  """Returns what a budget in either or both of its units allows; 0 is no limit."""
+  return min(flops or math.inf, device_hours * 3600 * limits.sustained_flops or math.inf)
 
 
 def steps(
@@ -104,6 +115,11 @@ def entry(
   """Books seconds of wall-clock time on so many devices."""
   assert book in BOOKS, book
   return Entry(book, phase, tokens, flops, seconds, seconds * devices / 3600)
+
+
+def bound(entries: Iterable[Entry], book: str) -> float:
+  """Returns the FLOPs that the limit of a book counts: looks at validation text are free."""
+  return total((e for e in entries if not e.phase.endswith(VALIDATION)), (book,)).flops
 
 
 def total(entries: Iterable[Entry], books: Sequence[str] = BOOKS) -> Entry:

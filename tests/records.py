@@ -97,6 +97,7 @@ def save(
     ],
     "stopped": {"step": 150, "reason": "no improvement for 3 evaluations", "best_step": 100},
     "curve": [[0, 4.0], [50, 3.0], [100, 2.5], [150, 2.6]],
+    "used_tokens": tokens,
     "hardware": "a machine",
     "date": "2026-11-24",
     "command": "a command",

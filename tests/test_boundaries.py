@@ -15,9 +15,10 @@ FILES = {
   ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
   for path in sorted(ROOT.rglob("*.py"))
 }
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
 WITH_JAX = {"data.pipeline", "data.embed", "data.sentence", "data.clusters"}
 CONCRETE = {"models.dense", "models.mixture", "models.projected"}
-CONFIG = re.compile(r"\b(config|cfg|options|optimizer|horizon|compute|model|row|train)\b")
+CONFIG = re.compile(r"\b(config|cfg|options|optimizer|horizon|compute|model|row|train|record)\b")
 
 
 @functools.cache
@@ -119,9 +120,9 @@ def test_only_phases_build_objects(module):
   assert len(called - {module.partition(".")[0]}) <= 1, called
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_files_can_be_read_in_one_sitting(module):
-  assert len(FILES[module].read_text().splitlines()) <= 400
+@pytest.mark.parametrize("path", [*FILES.values(), *TESTS], ids=str)
+def test_files_can_be_read_in_one_sitting(path):
+  assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -104,9 +104,10 @@ class Study:
   def report(self) -> None:
     """Table and page of what is there."""
     expected = cells(self._config, check=False)
-    page = report.write(
-      self._workdir, self._config.name, expected, self._command, self._config.budgets
-    )
+    with locked(self._workdir, "report"):
+      page = report.write(
+        self._workdir, self._config.name, expected, self._command, self._config.budgets
+      )
     print(terminal_table(self._workdir, expected))
     print(f"report: {page}", flush=True)
 
@@ -144,8 +145,8 @@ class Study:
 
   def _pretraining(self, run: Run) -> Job:
     pretrained = self._method(run)
-    others = {pretrained.trunk, branch_of(self._config, run)} - {run, None}
-    needs = tuple(f"pretrain/{other.name}" for other in others if other)
+    others = (pretrained.trunk, branch_of(self._config, run))
+    needs = tuple(f"pretrain/{other.name}" for other in others if other and other != run)
     return Job(f"pretrain/{run.name}", pretrained.result, needs)
 
   def _specializing(self, cell: Cell) -> Job:

@@ -115,23 +115,30 @@ def pretraining_steps(config: Config, row: MethodConfig, family: Family, share: 
   Raises:
     UserError: the whole is not one step.
   """
-  train, limits, length = row.pretrain, config.budgets, config.sequence_length
+  train, length = row.pretrain, config.sequence_length
   tokens = train.batch_rows * length
   if row.strategy == "importance":
     most = specialization_limit(config)
     if math.isfinite(most):  # Fine-tuning comes after, and takes what its recipe says at most.
       most -= max(_recipe_flops(config, row, n) for n in config.specialize.domain_tokens)
   else:
-    most = budgets.limit(limits.generic_flops, limits.generic_device_hours, limits.sustained_flops)
-    others = {row.teacher: 1.0, row.branch: row.branch_share} if math.isfinite(most) else {}
-    for name, part in others.items():  # They are pretrained within the same budget.
-      if name:
-        other = config.methods[name]
-        theirs = make_method(config, other)
-        count = pretraining_steps(config, other, theirs, part)
-        most -= count * flops_per_step(theirs, other.pretrain, length)
+    most = budgets.generic_limit(config.budgets)
+    if math.isfinite(most):  # What it needs is pretrained within the same budget.
+      needs = ((row.teacher, 1.0), (row.branch, row.branch_share))
+      most -= sum(_generic_flops(config, name, part) for name, part in needs if name)
   steps = budgets.steps(train.horizon, tokens, flops_per_step(family, train, length), most)
   return max(1, round(share * steps))
+
+
+def _generic_flops(config: Config, method: str, share: float) -> float:
+  """Returns what the generic book has of a method's pretraining and of what that branches from."""
+  row = config.methods[method]
+  flops = _generic_flops(config, row.branch, row.branch_share) if row.branch else 0.0
+  if row.strategy not in ("none", "importance"):
+    family = make_method(config, row)
+    step = flops_per_step(family, row.pretrain, config.sequence_length)
+    flops += pretraining_steps(config, row, family, share) * step
+  return flops
 
 
 def specialization_limit(config: Config, method: str = "", domain_tokens: int = 0) -> float:
@@ -142,13 +149,10 @@ def specialization_limit(config: Config, method: str = "", domain_tokens: int = 
     method: if it teaches others it leaves what their fine-tuning takes at most; "": none.
     domain_tokens: of the fine-tuning.
   """
-  limits, rows = config.budgets, config.methods.values()
-  most = budgets.limit(
-    limits.specialization_flops, limits.specialization_device_hours, limits.sustained_flops
-  )
+  most = budgets.specialization_limit(config.budgets)
   if not method or math.isinf(most):
     return most
-  students = [row for row in rows if row.teacher == method]
+  students = [row for row in config.methods.values() if row.teacher == method]
   return most - max((_recipe_flops(config, row, domain_tokens) for row in students), default=0.0)
 
 

@@ -28,8 +28,8 @@ class Start:
   Attributes:
     state: folder of another run's checkpoints, of which the full state is taken; "": none.
     params: of another run's, of which the parameters are taken; "": none.
-    given: parameters, or None.
-    origin: of them, for people.
+    given: makes parameters, or None.
+    origin: of these, for people.
     seed: of parameters that are drawn.
     trunk: checkpoints of a longer run and the step up to which this run would be the same: taken
       before all others if that step is there.
@@ -37,7 +37,7 @@ class Start:
 
   state: str
   params: str
-  given: Params | None = None
+  given: Callable[[], Params] | None = None
   origin: str = "materialized parameters"
   seed: int = 0
   trunk: tuple[Path, int] | None = None
@@ -63,11 +63,13 @@ def _begin(
       state, metadata = other.restore(other.latest() or 0, trainer.like)
     progress = loop.Progress(step=metadata["progress"]["step"])
     return state, progress, f"the full state of {start.state} at step {progress.step}"
-  params, origin = start.given, "scratch" if start.given is None else start.origin
+  params, origin = None, "scratch"
   if start.params:
     with _other(start.params) as other:
       params = other.restore_params(other.best() or 0, trainer.like.params)
     origin = f"the parameters of {start.params}"
+  elif start.given:
+    params, origin = start.given(), start.origin
   key = jax.random.key(start.seed)
   state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key, params)
   return state, loop.Progress(), origin

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import filelock
@@ -68,14 +68,14 @@ def work(jobs: Sequence[Job], workdir: Path) -> None:
     UserError: some failed, after all others were done.
   """
   todo, failed = {job.name: job for job in jobs}, dict[str, str]()
-  waiting, started = False, time.time()
+  waiting, earlier = False, {job.name: _told(workdir, job.name) for job in jobs}
   while todo:
     before = len(todo)
     for job in list(todo.values()):
       missing = [need for need in job.needs if need in failed]
       if missing:
         failed[job.name] = f"it needs {missing[0]}, which failed."
-      elif any(need in todo for need in job.needs) or not _did(job, workdir, failed, started):
+      elif any(need in todo for need in job.needs) or not _did(job, workdir, failed, earlier):
         continue
       del todo[job.name]
     if len(todo) == before:
@@ -90,12 +90,20 @@ def work(jobs: Sequence[Job], workdir: Path) -> None:
     raise UserError(why)
 
 
-def _did(job: Job, workdir: Path, failed: dict[str, str], since: float) -> bool:
+def _told(workdir: Path, name: str) -> int | None:
+  """Returns when it was written why a job failed, by the clock of the disk; None: it was not."""
+  path = complaint(workdir, name)
+  return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _did(
+  job: Job, workdir: Path, failed: dict[str, str], earlier: Mapping[str, int | None]
+) -> bool:
   """Returns whether the job came to an end, False if another process is at it."""
   path = complaint(workdir, job.name)
   try:
     with _lock(workdir, job.name).acquire(blocking=False):
-      if path.exists() and path.stat().st_mtime > since:  # Another process just tried.
+      if _told(workdir, job.name) not in (None, earlier[job.name]):  # Another process just tried.
         failed[job.name] = path.read_text().partition("\n")[0]
       else:
         _try(job, path, failed)

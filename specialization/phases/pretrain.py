@@ -126,7 +126,7 @@ class Pretrained:
         Start(
           train.init_state,
           train.init_params,
-          self._seed(),
+          self._branched if self._branch else None,
           f"the parameters of {self._branch.run.name}" if self._branch else "",
           seed=self.run.seed,
           trunk=self._trunk(),
@@ -137,12 +137,15 @@ class Pretrained:
     before = self._branch.record()["ledger"] if self._branch else []
     return write_result(path, self.made_from, {"ledger": [*before, entry], **record})
 
-  def _seed(self) -> Params | None:
-    """Returns the parameters that all experts begin as, None where they are drawn."""
-    if not self._branch:
-      return None
-    where = sharding.shardings(self.mesh, self.family.axes(), self.family.shapes())
-    return jax.jit(self.family.branch, out_shardings=where)(self._branch.params)
+  def _branched(self) -> Params:
+    """Returns the parameters to begin with, all experts alike."""
+    assert self._branch is not None
+    return jax.jit(self.family.branch, out_shardings=self._where)(self._branch.params)
+
+  @functools.cached_property
+  def _where(self) -> Any:
+    """Where the pretraining parameters lie."""
+    return sharding.shardings(self.mesh, self.family.axes(), self.family.shapes())
 
   @property
   def trunk(self) -> Run:
@@ -259,7 +262,7 @@ def _said(d: importance.Diagnosis, config: Config) -> str:
 @functools.lru_cache(maxsize=2)
 def _restored(of: Pretrained) -> Params:
   """Returns a run's parameters, kept for the next cells: those of all runs would fill memory."""
-  where = sharding.shardings(of.mesh, of.family.axes(), of.family.shapes())
+  where = of._where
   if of.row.strategy == "none":
     return jax.jit(of.family.init, out_shardings=where)(jax.random.key(of.run.seed))
   like = jax.tree.map(

@@ -164,8 +164,7 @@ class Specialization:
   def _spent(self, entries: list[budgets.Entry]) -> float:
     """Returns the FLOPs that are gone from this domain's budget before fine-tuning."""
     before = [budgets.Entry(**entry) for entry in self.pretrained.record()["ledger"]]
-    counted = [entry for entry in [*before, *entries] if not entry.phase.endswith("validation")]
-    return budgets.total(counted, ("specialization",)).flops
+    return budgets.bound([*before, *entries], "specialization")
 
   def paid(self) -> list[budgets.Entry]:
     """Returns what this cell cost as a teacher: its pretraining and all that came after."""
@@ -211,14 +210,20 @@ class Specialization:
         schedule,
         feed,
         config,
-        Start(s.train.init_state, s.train.init_params, self.pretrained.materialize(mixture)),
+        Start(
+          s.train.init_state,
+          s.train.init_params,
+          functools.partial(self.pretrained.materialize, mixture),
+        ),
         teach=teach,
         validate=lambda params: evaluator.score(params, self.domain.validation).nll,
       )
       looked = len(progress.looks) * self.domain.validation.n_tokens
       entries += [
         spent("specialization", name, trainer, progress),
-        budgets.entry("specialization", "validation", looked, looked * evaluator.flops_per_token),
+        budgets.entry(
+          "specialization", budgets.VALIDATION, looked, looked * evaluator.flops_per_token
+        ),
       ]
       if teach:  # Their time is part of the fine-tuning's.
         entries.append(self._passes(progress.step * trainer.tokens_per_step, 0.0, trainer))

@@ -64,7 +64,7 @@ def _less(study: Study) -> list[str]:
   """Returns the domains whose text is shorter than the largest amount that a cell may use."""
   found: dict[str, str] = {}
   for cell in study.cells:
-    used = cell.record.get("used_tokens", cell.of.domain_tokens)
+    used = cell.record["used_tokens"]
     if used < _ALL * cell.of.domain_tokens:
       found[cell.of.domain] = f"{cell.of.domain} ({count(used)} tokens)"
   return [found[domain] for domain in study.domains if domain in found]

@@ -20,7 +20,8 @@ _TEACHER = "teacher: "  # begins the phases of what a teacher cost
 # What the page shows beside the scores: a file that lacks it is reported, not half shown.
 _SHOWN = (
   *("family", "strategy", "clusters", "objective", "size", "learning_rates", "pretraining"),
-  *("expert", "histograms", "importance", "parameters", "stopped", "curve", "hardware", "date"),
+  *("expert", "histograms", "importance", "parameters", "stopped", "curve", "used_tokens"),
+  *("hardware", "date"),
 )
 Expected = Sequence[study.Cell]
 

@@ -3,19 +3,23 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import chex
+import filelock
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 import tiny_study
-from specialization import artifact, main, metrics
+from specialization import artifact, main, metrics, phases
+from specialization.errors import UserError
+from specialization.phases.jobs import complaint
 
 WSD = dict(pretrain__optimizer__schedule="wsd", pretrain__optimizer__cooldown_share=0.5)
 
@@ -86,6 +90,11 @@ def test_experts_can_branch_from_a_dense_run(corpus, tmp_path, capsys):
       lambda path, leaf, at=at: leaf[:, at] if path[0].key == "layers" else leaf[at], many
     )
     chex.assert_trees_all_close(expert, one, rtol=1e-6)
+  # What has a checkpoint of its own goes on without the other's.
+  (folder / "result.json").unlink()
+  shutil.rmtree(tmp_path / "pretrain" / "dense--b50--s0" / "checkpoints")
+  main.main([*arguments, "--only=mixture"])
+  assert "starting from its own checkpoint of step 8." in capsys.readouterr().out
 
 
 def test_a_branch_takes_of_the_generic_budget(corpus, whole, tmp_path):
@@ -195,6 +204,10 @@ def test_the_ledger_books_what_each_method_takes(whole):
     "phase": f"teacher: {name}"
   }
   assert special["taught"]["teacher: forward passes"]["flops"] > 0
+  tested = books(of(whole, "dense"), "inference")["test"]
+  assert tested["seconds"] > 0
+  assert tested["tokens"] == sum(score["tokens"] for score in of(whole, "dense")["after"].values())
+  assert special["projected_loss"]["choose the expert"]["seconds"] > 0
   experts = [phase for phase in special["projected_all"] if ", expert " in phase]
   assert len(experts) == 2
   assert "choose the expert" in special["projected_loss"]
@@ -316,9 +329,44 @@ def test_two_processes_share_a_study_also_when_one_is_killed(corpus, whole, tmp_
       assert found[name][key] == record[key], (name, key)
 
 
+def test_processes_write_the_report_one_after_the_other(corpus, whole, monkeypatch):
+  """Each replaces the figures of the one before."""
+
+  def write(workdir, *_):
+    with pytest.raises(filelock.Timeout):
+      filelock.FileLock(workdir / "locks" / "report.lock").acquire(blocking=False)
+    return workdir / "report" / "report.html"
+
+  monkeypatch.setattr(phases.report, "write", write)
+  main.main(every("report", corpus, whole))
+
+
 def test_cells_are_listed_with_their_states(corpus, whole, tmp_path, capsys):
   main.main(every("cells", corpus, whole))
-  listed = dict(line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line)
+  listed = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
   assert listed == dict.fromkeys(results(whole), "done")
+  path = complaint(tmp_path / "new", "specialize/large--law--500--b100--s0")
+  path.parent.mkdir(parents=True)
+  path.touch()
   main.main(every("cells", corpus, tmp_path / "new"))
-  assert "dense--law--500--b100--s0\tnot there yet" in capsys.readouterr().out
+  listed = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+  assert listed["dense--law--500--b100--s0"] == "not there yet"
+  student, teacher = (listed[f"{name}--law--500--b100--s0"] for name in ("taught", "large"))
+  assert student == teacher == f"failed ({path})"
+
+
+def test_what_is_left_out_with_only_needs_to_fit_no_budget(corpus, whole):
+  """The page shows what is there, also where the config has methods that are too large."""
+  small = of(whole, "dense")["parameters"]["inference"]
+  arguments = every("report", corpus, whole, budgets__inference_parameters=small)
+  main.main([*arguments, "--only=dense"])
+  assert "Budgets" in (whole / "report" / "table.md").read_text()
+  with pytest.raises(UserError, match="large deploys a model of"):
+    main.main(arguments)
+
+
+def test_importance_sampling_is_looked_at_before_any_training(corpus, whole, capsys):
+  main.main(every("prepare", corpus, whole))
+  assert re.search(
+    r"^pretrain is--law--500--b100--s0: \d+ documents", capsys.readouterr().out, re.M
+  )

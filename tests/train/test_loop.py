@@ -1,5 +1,8 @@
 """The loop: when it stops, what it writes when, and that it compiles once."""
 
+import math
+import time
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -40,6 +43,11 @@ def test_patience(losses, patience, stop):
 )
 def test_the_best_step(losses, step):
   assert loop.best_step(list(enumerate(losses))) == step
+
+
+def test_a_diverged_model_has_no_lowest_loss():
+  assert loop.lowest([(0, NAN), (1, 3.0), (2, 2.0)]) == 2.0
+  assert loop.lowest([(0, NAN)]) == math.inf
 
 
 class Kept(Checkpoints):
@@ -158,6 +166,20 @@ def test_a_finished_run_does_nothing(tmp_path, progress):
 def test_seconds_add_up_over_runs(tmp_path):
   _, kept, _, progress = run(tmp_path, progress=loop.Progress(step=1, seconds=100.0))
   assert 100 < kept.saved[-1][2]["seconds"] <= progress.seconds < 160
+
+
+def test_start_up_and_compilation_are_not_trainings_time(tmp_path):
+  """Whatever the first batch and the first call take is left out, in each run."""
+  calls = []
+
+  def slow_at_first(state, batch):
+    time.sleep(0.0 if calls else 0.5)
+    calls.append(batch)
+    return state._replace(step=state.step + 1), {"loss": Loss([], state.step + 1)}
+
+  *_, progress = run(tmp_path, step_fn=slow_at_first)
+  assert len(calls) > 1
+  assert progress.seconds < 0.4
 
 
 def test_a_loss_that_is_not_finite_is_told(tmp_path, capsys):

@@ -3,13 +3,10 @@
 import math
 
 from specialization import budgets
-from specialization.config import BudgetsConfig
 from specialization.report import figures
 from specialization.report.figures import Item, Name, Section, Table
-from specialization.report.results import Cell, Study
+from specialization.report.results import Study
 from specialization.report.text import count, scientific
-
-_OWN = "validation"  # looks at validation text are free
 
 
 def section(study: Study) -> Section | None:
@@ -20,9 +17,10 @@ def section(study: Study) -> Section | None:
     "What was set, and the most that a cell of each method took. Specialization is without looks at"
     " validation text. Ended by: the fine-tunings that the budget stopped."
   )
+  allowed = (budgets.generic_limit(limits), budgets.specialization_limit(limits))
   first: list[Item] = [
     "budget",
-    *(_limit(limits, book) for book in ("generic", "specialization")),
+    *(scientific(most) if math.isfinite(most) else "–" for most in allowed),
     *(count(n) if n else "–" for n in (limits.inference_parameters, limits.domain_tokens)),
     "",
   ]
@@ -32,25 +30,15 @@ def section(study: Study) -> Section | None:
   return figures.section("Budgets", text, [table])
 
 
-def _limit(limits: BudgetsConfig, book: str) -> str:
-  flops, hours = (getattr(limits, f"{book}_{unit}") for unit in ("flops", "device_hours"))
-  most = budgets.limit(flops, hours, limits.sustained_flops)
-  return scientific(most) if math.isfinite(most) else "–"
-
-
 def _line(method: str, study: Study) -> list[Item]:
   cells = [cell for cell in study.cells if cell.of.method == method]
   if not cells:
     return []
   generic, special = (
-    scientific(max(_spent(cell, book) for cell in cells)) for book in ("generic", "specialization")
+    scientific(max(budgets.bound(cell.ledger, book) for cell in cells))
+    for book in ("generic", "specialization")
   )
   ended = sum("budget" in cell.record["stopped"]["reason"] for cell in cells)
-  used = max(cell.record.get("used_tokens", cell.of.domain_tokens) for cell in cells)
+  used = max(cell.record["used_tokens"] for cell in cells)
   size = count(cells[0].record["parameters"]["inference"])
   return [Name(method), generic, special, size, count(used), f"{ended} of {len(cells)}"]
-
-
-def _spent(cell: Cell, book: str) -> float:
-  entries = cell.entries((book,))
-  return math.fsum(entry.flops for entry in entries if not entry.phase.endswith(_OWN))

@@ -1,7 +1,7 @@
 """The paper's claims that a study has the methods to test, and whether they hold in its numbers.
 
-All but one are about the smallest models. Where several methods are of one kind, one stands for all
-of them that is chosen by validation text.
+All but one are about the smallest models. Where several methods are of one kind, its gain over the
+plain model is that of the one that validation text chooses.
 """
 
 import dataclasses

@@ -38,7 +38,8 @@ def _scores(study: Study, tokens: int, rows: Sequence[Row]) -> Dots:
 
 
 def _gains(study: Study, tokens: int, rows: Sequence[Row]) -> Dots | None:
-  base = next((row for row in rows if row.method == plain(study)), None)
+  name = plain(study)
+  base = next((row for row in rows if row.method == name), None)
   if base is None:
     return None
   series: dict[str, list[Dot | None]] = {}

@@ -53,7 +53,8 @@ def _table(study: Study) -> Table:
 
 def _plot(study: Study, tokens: int) -> Lines | None:
   rows = study.at(tokens, study.shares[-1])
-  base = next((row for row in rows if row.method == plain(study)), None)
+  name = plain(study)
+  base = next((row for row in rows if row.method == name), None)
   if base is None:
     return None
   k, entropy = entropies(study, tokens, study.domains)
