@@ -56,6 +56,7 @@ def save(
   before=32.0,
   after=8.0,
   generic=(8.0, 16.0),
+  routed=None,
   flops=(1e15, 1e14),
   histograms=None,
   ledger=(),
@@ -87,7 +88,8 @@ def save(
     "histograms": histograms or {"8": {"top_share": 0.5, "entropy": 1.25}},
     "importance": IMPORTANCE if own else None,
     "parameters": (5_000_000, 5_000_000),
-    "before": {"domain": score(before), "generic": score(generic[0])},
+    "before": {"domain": score(before), "generic": score(generic[0])}
+    | {"routed": score(routed or generic[0])},
     "after": {"domain": score(after), "generic": score(generic[1])},
     "ledger": [
       *([] if fields.get("strategy") == "none" else [pretrained]),

@@ -248,7 +248,7 @@ def evaluation_batches(
   store: Store,
   rows_per_batch: int,
   shardings: Mapping[str, NamedSharding],
-  n_rows: int | None = None,
+  rows: Int64[np.ndarray, "n"] | None = None,
 ) -> Iterator[dict[str, jax.Array]]:
   """Yields rows in order as batches of one group [1, rows_per_batch, ...] of cluster 0.
 
@@ -256,7 +256,8 @@ def evaluation_batches(
     store: of either form.
     rows_per_batch: b; the last batch is filled up with rows whose mask is False.
     shardings: as for `batches`.
-    n_rows: how many of the store's rows, from the first; None: all.
+    rows: of the store; None: all.
   """
-  sampler = Sequential(store.n_rows if n_rows is None else n_rows, rows_per_batch)
+  rows = np.arange(store.n_rows) if rows is None else rows
+  sampler = Listed(np.zeros(len(rows), np.int8), rows, rows_per_batch)
   return batches(Pipeline(sampler, [store]), shardings, 0, sampler.steps)

@@ -204,6 +204,9 @@ def build_windows(
   folder: Path,
   *,
   max_tokens: int,
+  leaves: Int32[np.ndarray, "N"] | None = None,
+  n_leaves: int = 1,
+  clusters: str = "",
 ) -> Store:
   """Returns the evaluation store of a split, built unless the artifact is there.
 
@@ -215,6 +218,7 @@ def build_windows(
     documents, split, tokenizer, sequence_length, folder: as for `build`.
     max_tokens: whole documents from all over the split are taken while they hold at most so many
       tokens (one document at least); 0: all documents.
+    leaves, n_leaves, clusters: as for `build`, to group the rows by leaf; None: no groups.
 
   Raises:
     UserError: the split holds no tokens, or the artifact was made from something else.
@@ -231,9 +235,12 @@ def build_windows(
     if max_tokens:
       n = np.searchsorted(np.cumsum(tokens.doc_tokens[chosen]), max_tokens, side="right")
       chosen = chosen[: max(n, 1)]
-    return _windows(tokens, np.sort(chosen), sequence_length)
+    group = np.zeros(len(tokens.doc_tokens), np.int32) if leaves is None else leaves
+    return _windows(tokens, np.sort(chosen), group, n_leaves, sequence_length)
 
-  made_from = {"max_tokens": max_tokens}
+  made_from: dict[str, Any] = {"max_tokens": max_tokens}
+  if leaves is not None:
+    made_from |= {"clusters": clusters, "by_leaf": True}
   return _build(documents, split, tokenizer, sequence_length, folder, made_from, lay_out)
 
 
@@ -290,8 +297,11 @@ def _grouped(
   return _Layout(source, target, count, width, lengths, offsets, order, leaf, sizes)
 
 
-def _windows(tokens: _Tokens, chosen: np.ndarray, length: int) -> _Layout:
+def _windows(
+  tokens: _Tokens, chosen: np.ndarray, group: np.ndarray, n_groups: int, length: int
+) -> _Layout:
   """Lays out each document in rows of its own that predict at most `length` tokens."""
+  chosen = chosen[np.argsort(group[chosen], kind="stable")]
   doc_tokens = tokens.doc_tokens[chosen]
   n_rows = -(-doc_tokens // length)
   document = np.repeat(np.arange(len(chosen)), n_rows)
@@ -299,7 +309,9 @@ def _windows(tokens: _Tokens, chosen: np.ndarray, length: int) -> _Layout:
   done = length * (row - (np.cumsum(n_rows) - n_rows)[document])
   count = 1 + np.minimum(doc_tokens[document] - done, length)
   source, target = tokens.starts[chosen][document] - 1 + done, row * (length + 1)
-  offsets, leaf = np.array([0, len(row)]), np.zeros(len(chosen))
+  leaf = group[chosen]
+  in_group = np.bincount(leaf, n_rows, minlength=n_groups).astype(np.int64)
+  offsets = np.concatenate([[0], np.cumsum(in_group)])
   return _Layout(source, target, count, length + 1, count, offsets, chosen, leaf, doc_tokens)
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from specialization import budgets, evaluate, losses, optim, sharding
@@ -261,8 +262,11 @@ class Evaluator:
   rows: int
   flops_per_token: float
 
-  def score(self, params: Params, on: store.Store, n_rows: int | None = None) -> evaluate.Score:
-    batches = pipeline.evaluation_batches(on, self.rows, self.where_batch, n_rows)
+  def score(
+    self, params: Params, on: store.Store, rows: np.ndarray | None = None
+  ) -> evaluate.Score:
+    """Returns the loss on some rows of a store or on all; its bytes are those of all."""
+    batches = pipeline.evaluation_batches(on, self.rows, self.where_batch, rows)
     return evaluate.score(self.evaluator, params, batches, on.n_bytes)
 
 

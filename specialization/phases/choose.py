@@ -67,7 +67,8 @@ def _lowest_loss(
   k, evaluator = pretrained.family.clusters, pretrained.evaluator
   started = time.monotonic()
   scores = [
-    evaluator.score(pretrained.materialize(np.eye(k)[c]), domain.train, rows) for c in range(k)
+    evaluator.score(pretrained.materialize(np.eye(k)[c]), domain.train, np.arange(rows))
+    for c in range(k)
   ]
   tokens = sum(score.tokens for score in scores)
   entry = budgets.entry(

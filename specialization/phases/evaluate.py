@@ -46,6 +46,7 @@ class Evaluation:
     with jax.set_mesh(flat_mesh(config)):
       mixture, after = np.asarray(done["mixture"]), of.params()
       before = {k: pretrained.score(mixture, s) for k, s in stores.items()}
+      before["routed"] = pretrained.routed_score()
       started = time.monotonic()
       scores = {
         "before": {k: dataclasses.asdict(score) for k, score in before.items()},
@@ -53,10 +54,12 @@ class Evaluation:
       }
       seconds = time.monotonic() - started
     tokens = of.domain.test.n_tokens + generic.n_tokens
-    flops, devices = tokens * evaluator.flops_per_token, flat_mesh(config).size
+    routed = tokens + generic.n_tokens * (pretrained.family.clusters > 1)
+    per_token, devices = evaluator.flops_per_token, flat_mesh(config).size
     tests = [
-      budgets.entry("inference", "test before", tokens, flops),  # Done once for many cells.
-      budgets.entry("inference", "test", tokens, flops, seconds, devices),
+      # Done once for many cells.
+      budgets.entry("inference", "test before", routed, routed * per_token),
+      budgets.entry("inference", "test", tokens, tokens * per_token, seconds, devices),
     ]
     prepared = [dataclasses.asdict(entry) for entry in [*data.ledger(cell.domain), *tests]]
     return write_result(

@@ -45,7 +45,15 @@ class Prepared:
       flops=clusters.most_flops(c, *vectors.shape),
     )
     self.train = self._store("generic", generic, vectors, by_leaf=True)
-    self.validation = self._windows("generic", generic, "validation")
+    held_out = self._embed("generic", generic, "validation")
+    self.validation = self._windows(
+      "generic",
+      generic,
+      "validation",
+      leaves=clusters.assign(held_out, self.tree.centroids),
+      n_leaves=self.tree.n_leaves,
+      clusters=self.tree.hash,
+    )
 
   def domain(self, name: str) -> DomainStores:
     """Returns a domain's stores; its training store is in one shuffled order."""
@@ -105,10 +113,10 @@ class Prepared:
       f"documents/{name}", lambda path: documents.prepare(name, sources, data, path, most)
     )
 
-  def _embed(self, name: str, docs: documents.Documents) -> np.ndarray:
+  def _embed(self, name: str, docs: documents.Documents, split: str = "train") -> np.ndarray:
     return self._booked(
-      f"embeddings/{name}",
-      lambda path: embed.embed_documents(self._embedder, docs, "train", path),
+      f"{'' if split == 'train' else f'{split}_'}embeddings/{name}",
+      lambda path: embed.embed_documents(self._embedder, docs, split, path),
       spent=lambda: (self._embedder.flops, self._embedder.kept_seconds),
     )
 
@@ -131,9 +139,13 @@ class Prepared:
 
     return self._booked(f"train/{name}", build)
 
-  def _windows(self, name: str, docs: documents.Documents, split: str) -> store.Store:
+  def _windows(
+    self, name: str, docs: documents.Documents, split: str, **grouped: Any
+  ) -> store.Store:
     most, length = self._data.max_evaluation_tokens, self._config.sequence_length
     return self._booked(
       f"{split}/{name}",
-      lambda path: store.build_windows(docs, split, self.tokenizer, length, path, max_tokens=most),
+      lambda path: store.build_windows(
+        docs, split, self.tokenizer, length, path, max_tokens=most, **grouped
+      ),
     )

@@ -23,6 +23,11 @@ _SHOWN = (
   *("expert", "histograms", "importance", "parameters", "stopped", "curve", "used_tokens"),
   *("hardware", "date"),
 )
+# Before and after fine-tuning; routed: generic text by the expert of each document's cluster.
+_SCORES = (
+  *(("before", where) for where in ("domain", "generic", "routed")),
+  *(("after", where) for where in ("domain", "generic")),
+)
 Expected = Sequence[study.Cell]
 
 
@@ -31,7 +36,7 @@ class Cell:
   """One result."""
 
   of: study.Cell
-  nll: Mapping[tuple[str, str], float]  # nats per token; before | after, domain | generic
+  nll: Mapping[tuple[str, str], float]  # nats per token, by _SCORES
   bits: float  # per byte of the domain, after fine-tuning
   ledger: Sequence[Entry]
   record: Mapping[str, Any]  # all that the file says
@@ -336,8 +341,7 @@ def _cell(record: Mapping[str, Any]) -> Cell:
   after = record["after"]["domain"]
   nll = {
     (when, where): ratio(record[when][where]["nats"], record[when][where]["tokens"])
-    for when in ("before", "after")
-    for where in ("domain", "generic")
+    for when, where in _SCORES
   }
   return Cell(
     of=study.Cell(**{f.name: record[f.name] for f in dataclasses.fields(study.Cell)}),

@@ -250,8 +250,10 @@ def test_rows_are_paged_in_not_loaded(tmp_path):
   assert peak < 1_000_000
 
 
-def windows(folder, texts, max_tokens=0, tokenizer=None):
-  return build_windows(Texts(texts), "test", tokenizer or Bytes(), T, folder, max_tokens=max_tokens)
+def windows(folder, texts, max_tokens=0, tokenizer=None, **grouped):
+  return build_windows(
+    Texts(texts), "test", tokenizer or Bytes(), T, folder, max_tokens=max_tokens, **grouped
+  )
 
 
 def test_windows_predict_each_token_once(tmp_path):
@@ -287,6 +289,21 @@ def test_windows_within_a_budget_come_from_all_over(tmp_path):
   assert chosen == sorted(chosen)
   gaps = np.diff([0, *chosen, 1000])
   assert gaps.max() <= 3 * 1000 / len(chosen)
+
+
+def test_windows_are_grouped_by_leaf(tmp_path):
+  texts = [*make_texts(), ""]
+  leaves = np.arange(len(texts), dtype=np.int32) * 5 % (LEAVES - 1)  # the last has no document
+  grouped = dict(leaves=leaves, n_leaves=LEAVES, clusters="tree")
+  store = windows(tmp_path / "store", texts, **grouped)
+  assert store.n_tokens == windows(tmp_path / "other", texts).n_tokens
+  assert store.hash != Store(tmp_path / "other").hash
+  for leaf, (start, stop) in enumerate(store.ranges(Tree(), LEAVES)):
+    rows = np.arange(start, stop)
+    predicted = store.rows(rows)[:, 1:][store.mask(rows)]
+    wanted = "".join(text for text, own in zip(texts, leaves, strict=True) if own == leaf)
+    assert np.array_equal(predicted, np.frombuffer(wanted.encode(), np.uint8))
+  assert stop == store.n_rows
 
 
 def test_windows_hold_one_document_at_least(tmp_path):

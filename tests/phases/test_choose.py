@@ -20,8 +20,8 @@ def chosen(rule, losses=LOSSES, experts=4, domain_tokens=800, choose_tokens=400)
   asked = []
 
   def score(expert, store, rows):
-    asked.append(rows)
-    tokens = rows * ROW_TOKENS
+    asked.append(rows.tolist())
+    tokens = len(rows) * ROW_TOKENS
     return Score(losses[expert] * tokens, tokens, tokens)
 
   pretrained = mock.Mock(spec=Pretrained, data=mock.Mock(), mesh=mock.Mock(size=1))
@@ -65,7 +65,7 @@ def test_an_expert_that_is_not_a_number_is_no_lowest_loss(losses, cluster):
 def test_scoring_every_expert_is_booked(domain_tokens, rows):
   choice, asked = chosen("lowest_loss", domain_tokens=domain_tokens)
   (entry,) = choice.ledger
-  assert asked == [rows] * 4
+  assert asked == [list(range(rows))] * 4
   assert entry.tokens == 4 * rows * ROW_TOKENS
   assert entry.flops == 7.0 * entry.tokens
   assert not chosen("most_frequent")[0].ledger

@@ -42,7 +42,7 @@ def test_summary_has_a_row_per_share_and_method_and_a_column_per_size(tmp_path):
   for share, after in ((0.25, 20), (1.0, 18)):
     for tokens, factor in ((1000, 1), (2000, 0.5)):
       where = dict(tokens=tokens, share=share, flops=(1e15 * share, 1e14))
-      save(tmp_path, "slm", before=40 / factor, generic=(30, 50), after=factor * after, **where)
+      save(tmp_path, "slm", before=40 / factor, routed=30, after=factor * after, **where)
   save(tmp_path, "llm", tokens=2000, before=35, generic=(25, 50), after=8, flops=(4e15, 1e14))
   save(tmp_path, "slm_nopt", tokens=1000, after=90)
   assert shown(summary.section(results.load(tmp_path))) == [

@@ -219,6 +219,19 @@ def test_the_best_of_all_experts_is_kept(whole):
   assert min(loss for _, loss in of(whole, "projected_all")["curve"]) == min(expert["validation"])
 
 
+def test_generic_text_is_scored_by_the_experts_of_its_clusters(whole):
+  before = {method: of(whole, method)["before"] for method in METHODS}
+  for method, scores in before.items():
+    totals = [[scores[kind][n] for n in ("tokens", "bytes")] for kind in ("routed", "generic")]
+    assert totals[0] == totals[1]
+    if "mixture" not in method and "projected" not in method:
+      assert scores["routed"] == scores["generic"]
+  # Whichever expert was chosen for the domain.
+  assert before["projected"]["routed"] == before["projected_loss"]["routed"]
+  assert before["projected"]["generic"] != before["projected_loss"]["generic"]
+  assert before["mixture"]["routed"] != before["mixture"]["generic"]
+
+
 def test_importance_sampling_says_what_it_did(whole):
   record = of(whole, "is")["importance"]
   assert record["clusters"] == 2

@@ -11,7 +11,8 @@ def section(study: Study) -> Section | None:
   text = (
     "Macro perplexity over the domains, lower is better. Bold: the lowest; shaded: the lowest of"
     " the smallest models. Before fine-tuning: with the least domain text, by which experts and"
-    " resampled text are chosen. Pretraining: of the method itself, without a teacher's."
+    " resampled text are chosen; generic text by the expert of each document's cluster."
+    " Pretraining: of the method itself, without a teacher's."
   )
   return figures.section("Results", text, [_table(study)])
 
@@ -43,4 +44,4 @@ def _before(row: Row, study: Study) -> list[Item]:
   if row.kind != "none":
     flops, spent = (row.pretraining(unit) for unit in ("flops", "device_hours"))
     cost = [budget(row, study), scientific(flops), hours(spent)]
-  return [*cost, *(entry(row.perplexity("before", where)) for where in ("generic", "domain"))]
+  return [*cost, *(entry(row.perplexity("before", where)) for where in ("routed", "domain"))]
