@@ -1,7 +1,9 @@
 """k-means on a mesh, and the tree of clusters that it gives.
 
 Dimensions: n points, k clusters, D features of an embedding; leaves are the clusters of the finest
-level. A tree's coarse clusters are unions of leaves, numbered so that each is a range of them.
+level. A tree is made from the top: the coarsest clusters are k-means of all points, and each level
+divides the clusters of the one above, so that even few clusters are about equally large. Clusters
+are numbered so that each is a range of leaves.
 """
 
 import dataclasses
@@ -26,10 +28,19 @@ _DISTANCES = 1 << 22  # entries of the distance matrix that a device holds at a 
 _HIGHEST = jax.lax.Precision.HIGHEST  # TF32 and bfloat16 would move points between clusters
 
 
-def _nearest(points: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the nearest centroid of each point, i32[n], and its squared distance, f32[n]."""
+def _nearest(
+  points: jax.Array, centroids: jax.Array, apart: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the nearest centroid of each point, i32[n], and its squared distance, f32[n].
+
+  Args:
+    points, centroids: f32[n, D] and f32[k, D].
+    apart: bool[n, k], True where a point may not have a centroid.
+  """
   cross = jnp.einsum("nd,kd->nk", points, centroids, precision=_HIGHEST)
   score = jnp.sum(centroids**2, axis=1) - 2 * cross
+  if apart is not None:
+    score = jnp.where(apart, jnp.inf, score)
   distance = jnp.sum(points**2, axis=1) + jnp.min(score, axis=1)
   return jnp.argmin(score, axis=1).astype(jnp.int32), jnp.maximum(distance, 0)
 
@@ -38,8 +49,10 @@ def _nearest(points: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Ar
 def _iterate(
   points: jax.Array,
   weights: jax.Array,
+  parts: jax.Array,
   previous: jax.Array,
   centroids: jax.Array,
+  part_of: jax.Array,
   *,
   mesh: Mesh,
   chunk: int,
@@ -47,8 +60,9 @@ def _iterate(
   """Assigns all points; returns what the next centroids are made of.
 
   Args:
-    points, weights, previous: f32[n, D], f32[n] and the last assignment i32[n], all sharded.
-    centroids: f32[k, D].
+    points, weights, parts, previous: f32[n, D], f32[n], i32[n] and the last assignment i32[n], all
+      sharded.
+    centroids, part_of: f32[k, D] and i32[k].
     mesh, chunk: over what they are sharded; points of a device that are handled at a time.
 
   Returns:
@@ -58,13 +72,18 @@ def _iterate(
   axes = PartitionSpec(mesh.axis_names)
 
   def shard(
-    points: jax.Array, weights: jax.Array, previous: jax.Array, centroids: jax.Array
+    points: jax.Array,
+    weights: jax.Array,
+    parts: jax.Array,
+    previous: jax.Array,
+    centroids: jax.Array,
+    part_of: jax.Array,
   ) -> tuple[jax.Array, ...]:
     def visit(
-      totals: tuple[jax.Array, jax.Array], piece: tuple[jax.Array, jax.Array]
+      totals: tuple[jax.Array, jax.Array], piece: tuple[jax.Array, jax.Array, jax.Array]
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-      point, weight = piece
-      nearest, distance = _nearest(point, centroids)
+      point, weight, part = piece
+      nearest, distance = _nearest(point, centroids, part[:, None] != part_of)
       # A product with one-hot rows, not a scatter: the sum has the same order every time.
       member = jax.nn.one_hot(nearest, len(centroids)) * weight[:, None]
       sums = totals[0] + jnp.einsum("nk,nd->kd", member, point, precision=_HIGHEST)
@@ -72,7 +91,7 @@ def _iterate(
 
     zeros = jnp.zeros_like(centroids), jnp.zeros(len(centroids))
     pieces = points.reshape(-1, chunk, points.shape[1]), weights.reshape(-1, chunk)
-    totals, (nearest, distance) = jax.lax.scan(visit, zeros, pieces)
+    totals, (nearest, distance) = jax.lax.scan(visit, zeros, (*pieces, parts.reshape(-1, chunk)))
     nearest, distance = nearest.ravel(), distance.ravel()
     changed = jnp.sum((nearest != previous) & (weights > 0))
     sums, counts, changed = jax.lax.psum((*totals, changed), mesh.axis_names)
@@ -82,10 +101,10 @@ def _iterate(
   return jax.shard_map(
     shard,
     mesh=mesh,
-    in_specs=(axes, axes, axes, whole),
+    in_specs=(axes, axes, axes, axes, whole, whole),
     out_specs=(whole, whole, axes, axes, whole),
     check_vma=False,
-  )(points, weights, previous, centroids)
+  )(points, weights, parts, previous, centroids, part_of)
 
 
 def _place(array: np.ndarray, size: int, mesh: Mesh) -> jax.Array:
@@ -111,6 +130,8 @@ def lloyd(
   weights: Float32[np.ndarray, "n"],
   iterations: int,
   mesh: Mesh,
+  parts: Int32[np.ndarray, "n"] | None = None,
+  part_of: Int32[np.ndarray, "k"] | None = None,
 ) -> tuple[Float32[np.ndarray, "k D"], Int32[np.ndarray, "n"], float]:
   """Lloyd's algorithm: the steps of scikit-learn's KMeans(init=centroids, tol=0), on a mesh.
 
@@ -120,16 +141,20 @@ def lloyd(
     weights: of the points.
     iterations: at most; fewer if no point changes its cluster.
     mesh: any.
+    parts, part_of: of each point and of each centroid; the parts are clustered apart from each
+      other, in one pass over all. None: there is one.
 
   Returns:
     Centroids, the nearest of them to each point, and the weighted sum of squared distances. A
     cluster that loses all its points takes over the point farthest from its centroid.
   """
+  parts = np.zeros(len(points), np.int32) if parts is None else parts
+  part_of = np.zeros(len(centroids), np.int32) if part_of is None else part_of
   per_device = -(-len(points) // mesh.size)
   pieces = -(-per_device * len(centroids) // _DISTANCES)
   chunk = -(-per_device // pieces)
   size = mesh.size * pieces * chunk
-  on_mesh = _place(points, size, mesh), _place(weights, size, mesh)
+  on_mesh = tuple(_place(array, size, mesh) for array in (points, weights, parts))
   previous = _place(np.full(len(points), -1, np.int32), size, mesh)
   centroids = centroids.copy()
 
@@ -139,14 +164,14 @@ def lloyd(
   with progress(iterations, f"k-means, {len(centroids)} clusters", "iteration") as bar:
     for iteration in range(iterations + 1):
       sums, counts, previous, distance, moved = _iterate(
-        *on_mesh, previous, centroids, mesh=mesh, chunk=chunk
+        *on_mesh, previous, centroids, part_of, mesh=mesh, chunk=chunk
       )
       if iteration == iterations or not int(moved):
         break
       total, count = np.array(sums), np.array(counts)
       if not count.all():
         nearest, far = fetch(previous), fetch(distance)
-        _fill_empty(total, count, points, weights, nearest, far)
+        _fill_empty(total, count, points, weights, parts, part_of, nearest, far)
       np.divide(total, count[:, None], out=centroids, where=count[:, None] > 0)
       bar.update()
   inertia = np.sum(weights * fetch(distance), dtype=np.float64)
@@ -158,16 +183,19 @@ def _fill_empty(
   counts: np.ndarray,
   points: np.ndarray,
   weights: np.ndarray,
+  parts: np.ndarray,
+  part_of: np.ndarray,
   nearest: np.ndarray,
   distance: np.ndarray,
 ) -> None:
-  """Moves the farthest points, one each, into the clusters without weight (in place)."""
-  farthest = iter(np.argsort(np.where(weights > 0, -distance, np.inf), kind="stable"))
+  """Moves the farthest points, one each, into their part's clusters without weight (in place)."""
+  ordered = np.argsort(np.where(weights > 0, -distance, np.inf), kind="stable")
+  farthest = {part: iter(ordered[parts[ordered] == part]) for part in set(part_of[counts == 0])}
   for empty in np.flatnonzero(counts == 0):
-    for point in farthest:
+    for point in farthest[part_of[empty]]:
       weight, old = weights[point], nearest[point]
       if distance[point] == 0:
-        return
+        break
       if counts[old] > weight:
         sums[old] -= weight * points[point]
         counts[old] -= weight
@@ -239,28 +267,60 @@ class ClusterTree:
       return cls(levels, arrays["centroids"], parents, tree_hash)
 
 
-def _cluster(
-  points: np.ndarray, k: int, weights: np.ndarray, iterations: int, seed: int, mesh: Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns k centroids (k-means++, then Lloyd) and the assignment; no cluster is empty."""
-  start, _ = kmeans_plusplus(points, k, sample_weight=weights, random_state=seed)
-  centroids, assignment, _ = lloyd(points, start, weights, iterations, mesh)
+def _divide(
+  points: np.ndarray, parts: np.ndarray, k: int, iterations: int, seed: int, mesh: Mesh
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Divides parts into k clusters in all: k-means++ in each, then Lloyd in all at once.
+
+  Args:
+    points: f32[n, D].
+    parts: i32[n], of each point; each part has at least one cluster of its own.
+    k, iterations, seed, mesh: as for `build`.
+
+  Returns:
+    Centroids, the part of each, ascending, and the assignment; no cluster is empty.
+  """
+  members = [np.flatnonzero(parts == part) for part in range(parts.max() + 1)]
+  starts = [
+    kmeans_plusplus(points[own], count, random_state=seed)[0]
+    for own, count in zip(members, _shares(points, members, k), strict=True)
+  ]
+  centroids = np.concatenate(starts)
+  part_of = np.repeat(np.arange(len(starts), dtype=np.int32), [len(start) for start in starts])
+  weights = np.ones(len(points), np.float32)
+  centroids, assignment, _ = lloyd(points, centroids, weights, iterations, mesh, parts, part_of)
   # The last step may have emptied a cluster again. Each turn lowers the sum of distances, so that
   # 2 k turns are plenty unless points (nearly) coincide.
   for _ in range(2 * k + 1):
     empty = np.setdiff1d(np.arange(k), assignment)
     if not len(empty):
-      return centroids, assignment
+      return centroids, part_of, assignment
     distance = np.sum((points - centroids[assignment]) ** 2, axis=1)
+    distance = np.where(parts == part_of[empty[0]], distance, 0)
     if distance.max() < 1e-12:
       break
     centroids[empty[0]] = points[np.argmax(distance)]
-    assignment = assign(points, centroids)
-  raise UserError(
-    f"The {len(points)} documents that are clustered fall into only"
-    f" {len(np.unique(assignment))} different places, too few for {k} clusters: lower"
-    " clusters.levels or add generic text."
+    centroids, assignment, _ = lloyd(points, centroids, weights, 0, mesh, parts, part_of)
+  raise _too_few(len(points), len(np.unique(assignment)), k)
+
+
+def _too_few(n: int, places: int, k: int) -> UserError:
+  return UserError(
+    f"The {n} documents that are clustered fall into only {places} different places, too few for"
+    f" {k} clusters: lower clusters.levels or add generic text."
   )
+
+
+def _shares(points: np.ndarray, members: list[np.ndarray], k: int) -> np.ndarray:
+  """Returns into how many of k clusters each part is divided, by its sum of squared distances."""
+  spread = np.array([np.sum(np.var(points[own], axis=0)) * len(own) for own in members])
+  most = np.array([len(np.unique(points[own], axis=0)) for own in members])
+  if most.sum() < k:
+    raise _too_few(len(points), int(most.sum()), k)
+  counts = np.ones(len(members), int)
+  for _ in range(k - len(members)):
+    counts[np.argmax(np.where(counts < most, spread / counts, -1.0))] += 1
+  return counts
 
 
 def build(
@@ -271,7 +331,7 @@ def build(
   mesh: Mesh,
   tree_hash: str,
 ) -> ClusterTree:
-  """Clusters points into leaves, their centroids into coarser clusters, and so on upward.
+  """Clusters points, divides the clusters into finer ones, and so on downward.
 
   Raises:
     UserError: levels are not ascending, or there are fewer (different) points than leaves.
@@ -283,28 +343,18 @@ def build(
       f"clusters.levels asks for {levels[-1]} clusters of only {len(points)} documents: lower it,"
       " raise clusters.fit_documents or add generic text."
     )
-  weights = np.ones(len(points), np.float32)
-  leaves, assignment = _cluster(points, levels[-1], weights, iterations, seed, mesh)
-  parents = {1: np.zeros(levels[-1], np.int32), levels[-1]: np.arange(levels[-1], dtype=np.int32)}
-  finer, centroids = levels[-1], leaves
-  for level in reversed(levels[:-1]):
-    weights = np.bincount(assignment, weights, minlength=finer).astype(np.float32)
-    centroids, assignment = _cluster(centroids, level, weights, iterations, seed, mesh)
-    parents[level] = assignment[parents[finer]]
-    finer = level
-  order = np.lexsort([parents[level] for level in sorted(parents, reverse=True)])
-  ordered = {
-    level: np.cumsum(np.diff(parents[level][order], prepend=parents[level][order[0]]) != 0)
-    for level in sorted(parents)
-  }
-  return ClusterTree(
-    levels, leaves[order], {k: v.astype(np.int32) for k, v in ordered.items()}, tree_hash
-  )
+  assignment, parents = np.zeros(len(points), np.int32), dict[int, np.ndarray]()
+  for level in levels:
+    leaves, above, assignment = _divide(points, assignment, level, iterations, seed, mesh)
+    parents = {coarse: of[above] for coarse, of in parents.items()}
+    parents[level] = np.arange(level, dtype=np.int32)
+  parents[1] = np.zeros(levels[-1], np.int32)
+  return ClusterTree(levels, leaves, dict(sorted(parents.items())), tree_hash)
 
 
 def most_flops(config: ClustersConfig, n: int, dimensions: int) -> float:
-  """Returns the FLOPs that fitting the finest clusters to n embeddings takes at most."""
-  distances = min(n, config.fit_documents) * max(config.levels)
+  """Returns the FLOPs that fitting the tree to n embeddings takes at most."""
+  distances = min(n, config.fit_documents) * sum(config.levels)
   return 2.0 * distances * dimensions * config.iterations
 
 
@@ -332,6 +382,7 @@ def prepare(
   """
   made_from = {
     "embeddings": made_from_hash,
+    "division": "from the top",
     "levels": config.levels,
     "fit_documents": config.fit_documents,
     "iterations": config.iterations,

@@ -167,13 +167,17 @@ def test_a_study_is_clustered_by_it_and_books_its_flops(folder, tmp_path):
   assert prepared.tree.centroids.shape == (2, 16)
   prepared.domain("law")
   flops = {entry.phase: entry.flops for entry in prepared.ledger("law")}
-  documents = {"generic": 60, "law": 60}
+  documents = {
+    "embeddings/generic": 60,
+    "embeddings/law": 60,
+    "validation_embeddings/generic": 4,
+  }
   for name, count in documents.items():
     each = embedder(folder)
     each.embed(["law " * 50])
-    assert flops[f"embeddings/{name}"] == count * each.flops  # all are longer than is read
+    assert flops[name] == count * each.flops  # all are longer than is read
   booked = {phase for phase, spent in flops.items() if spent}
-  assert booked == {"clusters", "embeddings/generic", "embeddings/law"}
+  assert booked == {"clusters", *documents}
 
 
 # ------------------------------------------------------------------------------ where it lies
