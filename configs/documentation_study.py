@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.sizes.llm = base.size(d_model=256, n_layers=4, n_heads=4, d_mlp=768)
   config.clusters.levels = (4, 16, 64, 256)
   config.clusters.embedder = "sentence_bert"
+  config.clusters.fit_documents = 30_000
   config.clusters.max_length = 128
   config.pretrain.horizon.steps = 2000
   config.pretrain.optimizer.schedule = "wsd"
@@ -110,9 +111,11 @@ def _variants(config: ConfigDict) -> list[str]:
     other.branch, other.branch_share = "slm", share
     other.pretrain.horizon.steps = round((1 - share) * config.pretrain.horizon.steps)
     names.append(f"{method}_branch")
-  methods.slm_pn_histogram = base.linked(methods.slm_pn)
-  methods.slm_pn_histogram.choose = "histogram"
+  for choose in ("histogram", "lowest_loss"):
+    methods[f"slm_pn_{choose}"] = base.linked(methods.slm_pn)
+    methods[f"slm_pn_{choose}"].choose = choose
+    wide.append(f"slm_pn_{choose}")
   return [
     *(f"{method}--{domain}--32000--b100--s0" for method in few for domain in FEW),
-    *(f"{method}--*--32000--b100--s0" for method in (*wide, "slm_pn_histogram")),
+    *(f"{method}--*--32000--b100--s0" for method in wide),
   ]
