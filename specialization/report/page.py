@@ -27,7 +27,7 @@ def page(study: Study, name: str, command: str, figures: Path) -> str:
   """
   shutil.rmtree(figures, ignore_errors=True)
   figures.mkdir(parents=True)
-  look = looks(study.methods)
+  look = looks(study.methods, study.kinds)
   dates = sorted({cell.record["date"] for cell in study.cells})
   made = [" to ".join(dict.fromkeys((dates[0], dates[-1])))]
   made += dict.fromkeys(cell.record["hardware"] for cell in study.cells)

@@ -20,9 +20,21 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from specialization.report.figures import Dots, Lines
 
 # Okabe and Ito's colors without black and yellow, the blue a little lighter: told apart by the
-# color-blind, visible on white and on dark gray. With more methods they return with other markers.
-_COLORS = ("#1c7fc4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"))
+# color-blind, visible on white and on dark gray.
+_COLORS = {
+  "plain": "#1c7fc4",
+  "large": "#56b4e9",
+  "none": "#8a8f98",
+  "importance": "#cc79a7",
+  "mixture": "#009e73",
+  "projected": "#d55e00",
+  "distilled": "#e69f00",
+}
+_OTHER = "#9c9400"  # a family that is not among them
+_MARKERS = (
+  *(("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼")),
+  *(("P", "✚"), ("X", "✖"), ("<", "◀"), (">", "▶"), ("*", "★")),
+)
 _INK, _CARD = "#010203", "#fcfdfe"  # stand-ins that `_svg` replaces by the page's colors
 _STYLE: Any = {
   "font.family": "sans-serif",
@@ -62,11 +74,17 @@ class Look(NamedTuple):
   glyph: str
 
 
-def looks(methods: Sequence[str]) -> dict[str, Look]:
-  """Returns each method's look, which depends on its place in the study alone."""
+def looks(methods: Sequence[str], kinds: Mapping[str, str]) -> dict[str, Look]:
+  """Returns each method's look: the color says its kind, the marker its place in the study.
+
+  Args:
+    methods: all of the study, whether there are results or not.
+    kinds: of those with results.
+  """
   return {
-    name: Look(_COLORS[i % len(_COLORS)], *_MARKERS[i % len(_MARKERS)])
+    name: Look(_COLORS.get(kinds[name], _OTHER), *_MARKERS[i % len(_MARKERS)])
     for i, name in enumerate(methods)
+    if name in kinds
   }
 
 

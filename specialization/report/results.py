@@ -233,6 +233,13 @@ class Study:
     size = {row.method: row.parameters("inference") for row in self.rows}
     return [m for m in self.methods if m in size and size[m] <= _SMALL * min(size.values())]
 
+  @functools.cached_property
+  def kinds(self) -> dict[str, str]:
+    """The kind of each method that has rows; "large": plain, with more than the smallest model."""
+    kinds = {row.method: row.kind for row in self.rows}
+    large = [m for m, kind in kinds.items() if kind == "plain" and m not in self.small]
+    return kinds | dict.fromkeys(large, "large")
+
   def at(self, tokens: int, share: float, *kinds: str, small: bool = True) -> list[Row]:
     """Returns a group's rows with the smallest models (or the others), of some kinds or all."""
     return [

@@ -2,8 +2,8 @@
 
 import re
 
-from records import Reader, cells, log, save, written
-from specialization.report import plots
+from records import KINDS, Reader, cells, log, save, written
+from specialization.report import plots, results
 
 
 def test_page_is_one_valid_file_that_needs_nothing_else(tmp_path, capsys):
@@ -65,10 +65,21 @@ def test_an_unfinished_study_can_be_drawn(tmp_path):
 
 
 def test_a_method_has_one_color_everywhere_whatever_is_finished(tmp_path):
-  save(tmp_path, "z", "a", 1000)
-  color, _, glyph = plots.looks(["x", "y", "z"])["z"]
-  assert len({look.color for look in plots.looks(["x", "y", "z"]).values()}) == 3
-  page = written(tmp_path, cells(*((m, "a", 1000) for m in ("x", "y", "z"))))
-  assert f'<span style="color:{color}">{glyph}</span> z' in page
+  save(tmp_path, "slm_pn", "a", 1000)
+  names = ("slm", "slm_mix", "slm_pn")
+  color, _, glyph = plots.looks(names, {"slm_pn": "projected"})["slm_pn"]
+  page = written(tmp_path, cells(*((m, "a", 1000) for m in names)))
+  assert f'<span style="color:{color}">{glyph}</span> slm_pn' in page
   drawn = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", page))
   assert drawn == {color}
+
+
+def test_kinds_differ_by_color_and_their_variants_by_marker(tmp_path):
+  names = [*KINDS, "slm", "slm_pn_4", "new"]
+  for name in names:
+    fields = KINDS["slm_pn"] if name == "slm_pn_4" else {"family": "soup"} if name == "new" else {}
+    save(tmp_path, name, "a", 1000, **fields)
+  look = plots.looks(names, results.load(tmp_path).kinds)
+  assert len({(color, marker) for color, marker, _ in look.values()}) == len(names)
+  assert look["slm_pn"].color == look["slm_pn_4"].color
+  assert len({look[name].color for name in names}) == len(names) - 1
