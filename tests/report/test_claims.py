@@ -92,6 +92,13 @@ def test_gain_shrinks_with_domain_text(tmp_path, more, said):
   )
 
 
+def test_where_there_is_no_gain_none_shrinks(tmp_path):
+  for tokens, after in ((1000, 8.4), (2000, 9)):
+    save(tmp_path, "slm", tokens=tokens, after=8)
+    save(tmp_path, "slm_pn", tokens=tokens, after=after)
+  assert claim(tmp_path, "projected", "shrinks").verdict == "does not hold (one seed)"
+
+
 @pytest.mark.parametrize(("less", "said"), [(7.9, "holds"), (4.0, "does not hold")])
 def test_gain_grows_with_pretraining(tmp_path, less, said):
   for share, after in ((0.25, less), (1.0, 6)):

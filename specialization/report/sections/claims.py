@@ -148,7 +148,10 @@ def _more_with_pretraining(study: Study, kind: str) -> Claim | None:
 
 
 def _trend(text: str, pairs: Mapping[str, tuple[Row, Row]], sign: int) -> Claim | None:
-  """Returns whether the gain of the last pair over that of the first has a sign."""
+  """Returns whether the gain of the last pair over that of the first has a sign.
+
+  What shrinks has to be a gain to begin with.
+  """
   domains = shared([row for pair in pairs.values() for row in pair])
   found = {name: gains(*pair, domains) for name, pair in pairs.items()}
   found = {name: by_seed for name, by_seed in found.items() if by_seed}
@@ -158,8 +161,9 @@ def _trend(text: str, pairs: Mapping[str, tuple[Row, Row]], sign: int) -> Claim 
   value = difference(last, first) if sign > 0 else difference(first, last)
   if value is None:
     return None
+  values = [value] if sign > 0 else [value, over_seeds(list(first.values()))]
   said = [f"{nats(over_seeds(list(g.values())))} with {name}" for name, g in found.items()]
-  return Claim(text, verdict([value]), f"{next(iter(pairs.values()))[0].method}: {_join(said)}")
+  return Claim(text, verdict(values), f"{next(iter(pairs.values()))[0].method}: {_join(said)}")
 
 
 def _student(study: Study) -> Claim | None:
