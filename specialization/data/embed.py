@@ -90,10 +90,12 @@ class TfidfEmbedder(Embedder):
     Raises:
       UserError: as `fit`; or the artifact was made from something else.
     """
-    fields = ("embedder", "dimensions", "features", "fit_documents")
     made_from = {
       "documents": documents.hash,
-      **{field: getattr(config, field) for field in fields},
+      "embedder": config.embedder,
+      "dimensions": config.dimensions,
+      "features": config.features,
+      "fit_documents": config.fit_documents,
       "seed": seed,
     }
     if not artifact.exists(folder, made_from):

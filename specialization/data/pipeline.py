@@ -39,37 +39,10 @@ class Notes(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-  """Given rows of several sources, in the order and with the padding of `Sequential`."""
+  """Given rows of several sources, in order; past their end rows are -1, which `Pipeline` masks."""
 
   sources: Int8[np.ndarray, "n"]
   rows: Int64[np.ndarray, "n"]
-  rows_per_batch: int
-
-  @property
-  def _places(self) -> "Sequential":
-    return Sequential(len(self.rows), self.rows_per_batch)
-
-  @property
-  def shape(self) -> tuple[int, int]:
-    return self._places.shape
-
-  @property
-  def steps(self) -> int:
-    return self._places.steps
-
-  def indices(
-    self, step: int
-  ) -> tuple[Int32[np.ndarray, "1"], Int8[np.ndarray, "1 b"], Int64[np.ndarray, "1 b"]]:
-    """See Sampler."""
-    cluster, _, at = self._places.indices(step)
-    return cluster, self.sources[at], np.where(at < 0, -1, self.rows[at])
-
-
-@dataclasses.dataclass(frozen=True)
-class Sequential:
-  """Rows in order, for evaluation; those past the end are -1, which `Pipeline` masks."""
-
-  n_rows: int
   rows_per_batch: int
 
   @property
@@ -78,14 +51,15 @@ class Sequential:
 
   @property
   def steps(self) -> int:
-    return -(-self.n_rows // self.rows_per_batch)
+    return -(-len(self.rows) // self.rows_per_batch)
 
   def indices(
     self, step: int
   ) -> tuple[Int32[np.ndarray, "1"], Int8[np.ndarray, "1 b"], Int64[np.ndarray, "1 b"]]:
     """See Sampler."""
-    row = step * self.rows_per_batch + np.arange(self.rows_per_batch)[None]
-    return np.zeros(1, np.int32), np.zeros(row.shape, np.int8), np.where(row < self.n_rows, row, -1)
+    at = step * self.rows_per_batch + np.arange(self.rows_per_batch)[None]
+    there, at = at < len(self.rows), np.minimum(at, len(self.rows) - 1)
+    return np.zeros(1, np.int32), self.sources[at], np.where(there, self.rows[at], -1)
 
 
 class Pipeline:

@@ -65,6 +65,12 @@ def columns(study: Study) -> list[Column]:
     perplexity("macro", "macro_perplexity"),
     *(perplexity(d, f"perplexity_{d}", "domain", (d,)) for d in study.domains),
     perplexity("generic text", "generic_perplexity", "generic"),
+    Column(
+      "Before",
+      "generic text, routed",
+      "generic_perplexity_routed",
+      lambda row: row.perplexity("before", "routed"),
+    ),
     Column("Bits per byte", "macro, after", "macro_bits_per_byte", bits),
     parameters("pretraining"),
     parameters("inference"),
@@ -121,7 +127,8 @@ def table(study: Study) -> Table:
     ["Method", "Domain tokens", "Pretraining tokens", *(column.name for column in shown)],
     bodies,
     "Every number",
-    "Bold: the lowest among rows with equal domain tokens and pretraining.",
+    "Bold: the lowest among rows with equal domain tokens and pretraining. Generic text: by the"
+    " models of the domains; routed: by the expert of each document's cluster.",
     spans=[("", 3), *dict.fromkeys(spans)],
     folded=len(study.rows) > _MANY,
   )

@@ -14,8 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from specialization.config import MeshConfig
 from specialization.data.documents import Documents
 from specialization.data.pipeline import (
+  Listed,
   Pipeline,
-  Sequential,
   batches,
   evaluation_batches,
   process_slices,
@@ -209,7 +209,7 @@ def test_replay_reads_two_stores(store, tmp_path, mesh):
 def test_stores_of_two_lengths_are_refused(store, tmp_path):
   other = make_store(tmp_path / "other", length=T + 1)
   with pytest.raises(ValueError, match="sequence length"):
-    Pipeline(Sequential(3, 1), [store, other])
+    Pipeline(Listed(np.zeros(3, np.int8), np.arange(3), 1), [store, other])
 
 
 @pytest.mark.parametrize("rows", [None, np.arange(11), np.arange(5, 21)])

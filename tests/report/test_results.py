@@ -10,8 +10,8 @@ from specialization.report import compare, notes, results, terminal
 
 
 def test_perplexity_macro_average_and_bits_per_byte(tmp_path):
-  save(tmp_path, domain="a", before=16, after=4, generic=(8, 16))
-  save(tmp_path, domain="b", before=64, after=16, generic=(8, 64))
+  save(tmp_path, domain="a", before=16, after=4, generic=(8, 16), routed=4)
+  save(tmp_path, domain="b", before=64, after=16, generic=(8, 64), routed=9)
   row = table(tmp_path)["slm", 100_000]
   assert float(row["perplexity_a_before"]) == pytest.approx(16)
   assert float(row["perplexity_b_after"]) == pytest.approx(16)
@@ -19,6 +19,7 @@ def test_perplexity_macro_average_and_bits_per_byte(tmp_path):
   assert float(row["macro_perplexity_after"]) == pytest.approx(8)
   assert float(row["generic_perplexity_before"]) == pytest.approx(8)
   assert float(row["generic_perplexity_after"]) == pytest.approx(32)
+  assert float(row["generic_perplexity_routed"]) == pytest.approx(6)
   # 1,000 tokens of 2 and of 4 bits over 500 bytes.
   assert float(row["macro_bits_per_byte"]) == pytest.approx((4 + 8) / 2)
 
