@@ -32,7 +32,7 @@ class Writer:
   """Appends scalars of one phase to `metrics.jsonl`, and to TensorBoard and wandb if wanted."""
 
   def __init__(self, folder: Path, *, from_step: int, tensorboard: bool, wandb_project: str):
-    """Lines of steps after `from_step` (of a run that was killed) are dropped."""
+    """Lines of steps after `from_step` (of a run that was killed) are dropped; -1: all are."""
     folder.mkdir(parents=True, exist_ok=True)
     self._path = folder / "metrics.jsonl"
     kept = [line for line in read(folder) if line["step"] <= from_step]

@@ -37,14 +37,14 @@ def test_a_line_cut_by_a_kill_is_left_out_and_mended(tmp_path, cut):
   assert steps(tmp_path) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("from_step", [0, 2, 5])
+@pytest.mark.parametrize("from_step", [-1, 0, 2, 5])
 def test_steps_after_the_resumed_one_are_purged(tmp_path, from_step):
-  killed = writer(tmp_path)
-  for step in range(1, 6):
+  killed = writer(tmp_path, from_step=-1)
+  for step in range(6):
     killed.write(step, {"loss": 1.0})
   killed.close()
   writer(tmp_path, from_step=from_step).close()
-  assert steps(tmp_path) == list(range(1, from_step + 1))
+  assert steps(tmp_path) == list(range(from_step + 1))
 
 
 def test_a_kill_while_purging_loses_nothing(tmp_path, monkeypatch):

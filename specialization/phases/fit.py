@@ -102,7 +102,7 @@ def fit(
   print(f"{name}: {trainer.steps} steps at most, starting from {origin}.", flush=True)
   writer = metrics.Writer(
     folder,
-    from_step=progress.step,
+    from_step=-1 if checkpoints.latest() is None else progress.step,
     tensorboard=config.metrics.tensorboard,
     wandb_project=config.metrics.wandb_project,
   )

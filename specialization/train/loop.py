@@ -25,7 +25,8 @@ class Schedule:
     steps: where it ends.
     log_every: metrics are written.
     checkpoint_every: the state is saved.
-    evaluate_every: the validation loss is looked at and the state saved; 0: never.
+    evaluate_every: the validation loss is looked at and the state saved, as before the first step;
+      0: never.
     patience: looks without a new lowest loss after which it stops; 0: never.
     keep: further steps at which the state is saved, for good.
   """
@@ -147,10 +148,20 @@ def train(
     record = metadata | {"progress": dataclasses.asdict(progress)}
     checkpoints.save(progress.step, state, record, validation)
 
+  def look() -> None:
+    assert evaluate is not None
+    loss = evaluate(state.params)
+    progress.looks.append((progress.step, loss))
+    writer.write(progress.step, {"validation": loss})
+    save(loss)
+
   # ---------------------------------------------------------------- resume at the very end
   if progress.step >= schedule.steps or exhausted(progress.looks, schedule.patience):
     bar.close()
     return state, progress
+
+  if schedule.evaluate_every and not progress.looks:
+    look()  # Where it begins may be the best there is.
 
   # ---------------------------------------------------------------- the steps
   pending: tuple[int, dict[str, Any]] | None = None
@@ -166,22 +177,18 @@ def train(
         log(*pending)
       pending = (progress.step, measured)
       last = progress.step >= schedule.steps
-      look = schedule.evaluate_every and (last or progress.step % schedule.evaluate_every == 0)
+      looked = schedule.evaluate_every and (last or progress.step % schedule.evaluate_every == 0)
       due = progress.step % schedule.checkpoint_every == 0 or progress.step in schedule.keep
-      if not (look or last or due):
+      if not (looked or last or due):
         continue
 
       log(*pending)  # A run that is killed after the checkpoint never comes back to this step.
       pending = None
-      loss: float | None = None
-      if look:
-        assert evaluate is not None
-        loss = evaluate(state.params)
-        progress.looks.append((progress.step, loss))
-        writer.write(progress.step, {"validation": loss})
-        last = last or exhausted(progress.looks, schedule.patience)
-      save(loss)
-      if last:
+      if looked:
+        look()
+      else:
+        save()
+      if last or exhausted(progress.looks, schedule.patience):
         break
   # ---------------------------------------------------------------- the end
   checkpoints.wait()

@@ -134,14 +134,14 @@ def test_lines_have_loss_and_tokens(tmp_path, log_every, logged):
 
 
 def test_it_stops_when_validation_stops_improving(tmp_path):
-  losses = iter([3.0, 1.0, 2.0, 1.5, 0.0])
+  losses = iter([4.0, 3.0, 1.0, 2.0, 1.5, 0.0])
   _, kept, lines, progress = run(
     tmp_path, steps=50, evaluate_every=3, patience=2, validation=lambda _: next(losses)
   )
-  looks = [(3, 3.0), (6, 1.0), (9, 2.0), (12, 1.5)]
+  looks = [(0, 4.0), (3, 3.0), (6, 1.0), (9, 2.0), (12, 1.5)]
   assert (progress.step, progress.looks) == (12, looks)
   assert [save[:2] for save in kept.saved] == looks
-  assert [save[2]["looks"] for save in kept.saved] == [looks[:n] for n in (1, 2, 3, 4)]
+  assert [save[2]["looks"] for save in kept.saved] == [looks[:n] for n in (1, 2, 3, 4, 5)]
   assert [line for line in lines if "validation" in line] == [
     {"step": step, "validation": loss} for step, loss in looks
   ]
@@ -149,7 +149,19 @@ def test_it_stops_when_validation_stops_improving(tmp_path):
 
 def test_the_last_step_is_looked_at(tmp_path):
   _, _, _, progress = run(tmp_path, steps=5, evaluate_every=3, validation=lambda _: 1.0)
-  assert progress.looks == [(3, 1.0), (5, 1.0)]
+  assert progress.looks == [(0, 1.0), (3, 1.0), (5, 1.0)]
+
+
+def test_where_it_begins_is_looked_at_once(tmp_path):
+  """Training that only makes it worse keeps what there was; a resumed run knows that look."""
+  losses = iter([1.0, 2.0, 3.0])
+  options = dict(steps=9, evaluate_every=1, patience=2, validation=lambda _: next(losses))
+  events, kept, _, progress = run(tmp_path, **options)
+  assert events[:2] == ["save 0", "step 1"]
+  assert (loop.best_step(progress.looks), progress.step) == (0, 2)
+  losses = iter([0.5, 3.0, 3.0])
+  _, _, _, progress = run(tmp_path, progress=loop.Progress.of(kept.saved[1][2]), **options)
+  assert progress.looks == [(0, 1.0), (1, 2.0), (2, 0.5), (3, 3.0), (4, 3.0)]
 
 
 @pytest.mark.parametrize(
