@@ -22,7 +22,7 @@ import documentation_study
 
 # All with at least 200 kB of held-out text.
 SOURCES = ("ada", "gcide", "java", "kernel", "man", "perl", "python", "racket", "sqlite")
-METHODS = ("slm", "slm_mix", "slm_pn", "slm_pn_histogram")
+METHODS = ("slm", "slm_mix", "slm_pn", "slm_pn_4", "slm_pn_histogram")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -36,7 +36,10 @@ def get_config(variant: str = "") -> ConfigDict:
       }
       for name in SOURCES
     }
-  config.study.cells = tuple(f"{method}--*--32000--b100--s0" for method in METHODS)
+  config.study.shares = (1.0,)
+  config.study.seeds = (0,)
+  config.study.cells = tuple(f"{method}--*" for method in METHODS)
+  config.specialize.domain_tokens = (32_000,)
   if variant == "smoke":
     corpora.smoke(config)
   return config

@@ -46,7 +46,7 @@ class Evaluation:
     with jax.set_mesh(flat_mesh(config)):
       mixture, after = np.asarray(done["mixture"]), of.params()
       before = {k: pretrained.score(mixture, s) for k, s in stores.items()}
-      before["routed"] = pretrained.routed_score()
+      before["routed"] = pretrained.routed_score(generic)
       started = time.monotonic()
       scores = {
         "before": {k: dataclasses.asdict(score) for k, score in before.items()},

@@ -194,12 +194,12 @@ class Pretrained:
       self._scores[key] = self.evaluator.score(self.materialize(mixture), on)
     return self._scores[key]
 
-  def routed_score(self) -> Score:
-    """Returns the loss on held-out generic text, each document by the expert of its cluster.
+  def routed_score(self, on: store.Store) -> Score:
+    """Returns the loss on windows grouped by leaf, each document by the expert of its cluster.
 
-    The generic perplexity of arXiv 2402.01093; without experts it is that of the one model.
+    On generic text that of arXiv 2402.01093; without experts it is that of the one model.
     """
-    k, on = self.family.clusters, self.data.validation
+    k = self.family.clusters
     if k == 1:
       return self.score(np.ones(1), on)
     key = (b"routed", on.hash)

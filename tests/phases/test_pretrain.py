@@ -1,4 +1,4 @@
-"""Generic text is scored by the experts of its clusters."""
+"""Text in groups of clusters is scored by their experts."""
 
 from unittest import mock
 
@@ -20,10 +20,10 @@ def test_each_document_is_scored_by_the_expert_of_its_cluster():
 
   text = mock.Mock(spec=Store, hash="text", n_bytes=50)
   text.ranges.return_value = RANGES
-  pretrained = mock.Mock(spec=Pretrained, data=mock.Mock(validation=text), _scores={})
+  pretrained = mock.Mock(spec=Pretrained, data=mock.Mock(), _scores={})
   pretrained.family.clusters = len(RANGES)
   pretrained.evaluator = mock.Mock(score=score)
   pretrained.materialize = lambda mixture: int(np.argmax(mixture))
-  found = [Pretrained.routed_score(pretrained) for _ in range(2)]
+  found = [Pretrained.routed_score(pretrained, text) for _ in range(2)]
   assert asked == [(0, [0, 1, 2]), (2, [3, 4])]  # once for all cells, and not where there is none
   assert found == [Score(1.0 + 3.0, 5, 50)] * 2
