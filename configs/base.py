@@ -130,7 +130,8 @@ def get_config() -> ConfigDict:
     max_document_chars=6000,  # longer documents are cut at paragraph ends
     max_generic_bytes=0,  # of UTF-8 text read; 0: all
     max_domain_bytes=0,  # per domain and split; 0: all
-    max_evaluation_tokens=0,  # of each validation and test set; 0: all
+    max_evaluation_tokens=0,  # of each domain's validation and test set; 0: all
+    max_generic_evaluation_tokens=0,  # of held-out generic text; 0: all
     workers=2,  # processes that read and tokenize; 0: in this process
   )
   config.tokenizer = dict(

@@ -23,7 +23,7 @@ def embedded(config: ConfigDict) -> None:
   }
   config.data.max_generic_bytes = 24_000_000
   config.data.max_domain_bytes = 4_000_000
-  config.data.max_evaluation_tokens = 20_000
+  config.data.max_evaluation_tokens = config.data.max_generic_evaluation_tokens = 20_000
   config.tokenizer.train_bytes = 8_000_000
 
 
@@ -43,13 +43,14 @@ def documentation(config: ConfigDict) -> None:
     for name in DOCUMENTATION_DOMAINS
   }
   config.data.max_evaluation_tokens = 25_000
+  config.data.max_generic_evaluation_tokens = 100_000
 
 
 def smoke(config: ConfigDict) -> None:
   """Everything at its smallest, in seconds: for tests and for a first look."""
   config.data.max_generic_bytes = 1_000_000
   config.data.max_domain_bytes = 2_000_000
-  config.data.max_evaluation_tokens = 2_000
+  config.data.max_evaluation_tokens = config.data.max_generic_evaluation_tokens = 2_000
   config.data.workers = 0
   config.sequence_length = 64
   config.tokenizer.vocab_size = 512

@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     for name, pile in DOMAINS.items()
   }
   config.data.max_domain_bytes = 400_000_000  # more than the 64M tokens that are used
-  config.data.max_evaluation_tokens = 1_000_000
+  config.data.max_evaluation_tokens = config.data.max_generic_evaluation_tokens = 1_000_000
   config.data.workers = 16
   config.tokenizer.vocab_size = 32_000
   config.tokenizer.train_bytes = 2_000_000_000

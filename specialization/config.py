@@ -40,6 +40,7 @@ class DataConfig:
   max_generic_bytes: int
   max_domain_bytes: int
   max_evaluation_tokens: int
+  max_generic_evaluation_tokens: int
   workers: int
 
 

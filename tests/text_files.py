@@ -22,6 +22,7 @@ DATA = DataConfig(
   max_generic_bytes=0,
   max_domain_bytes=0,
   max_evaluation_tokens=0,
+  max_generic_evaluation_tokens=0,
   workers=0,
 )
 TEXTS = [f"Document {i}: naïve 漢字 🙂\nsecond line" for i in range(20)]

@@ -142,7 +142,8 @@ class Prepared:
   def _windows(
     self, name: str, docs: documents.Documents, split: str, **grouped: Any
   ) -> store.Store:
-    most, length = self._data.max_evaluation_tokens, self._config.sequence_length
+    data, length = self._data, self._config.sequence_length
+    most = data.max_generic_evaluation_tokens if name == "generic" else data.max_evaluation_tokens
     return self._booked(
       f"{split}/{name}",
       lambda path: store.build_windows(

@@ -156,6 +156,7 @@ def test_as_documents(tmp_path, corpus, monkeypatch):
     max_generic_bytes=0,
     max_domain_bytes=0,
     max_evaluation_tokens=0,
+    max_generic_evaluation_tokens=0,
     workers=0,
   )
   sources = DomainConfig(("embedded:fonttools",), (), ())

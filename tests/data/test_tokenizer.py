@@ -40,6 +40,7 @@ def store(folder, train):
     max_generic_bytes=0,
     max_domain_bytes=0,
     max_evaluation_tokens=0,
+    max_generic_evaluation_tokens=0,
     workers=0,
   )
   return documents.prepare("generic", sources, data, folder / "documents", 0)

@@ -19,6 +19,7 @@ DATA = DataConfig(
   max_generic_bytes=0,
   max_domain_bytes=0,
   max_evaluation_tokens=0,
+  max_generic_evaluation_tokens=0,
   workers=0,
 )
 
