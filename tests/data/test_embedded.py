@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from specialization.config import DataConfig, DomainConfig
+from specialization.config import DomainConfig
 from specialization.data import embedded
 from specialization.data.documents import SPLITS, prepare
 from specialization.errors import UserError
+from text_files import DATA
 
 DOMAINS = embedded.parts()[1:]
 FLOOR = {"generic": 20e6}  # bytes; 1 MB for each domain
@@ -146,26 +147,13 @@ def test_project_that_is_not_installed(monkeypatch):
 
 
 def test_as_documents(tmp_path, corpus, monkeypatch):
-  data = DataConfig(
-    folder="",
-    generic=DomainConfig((), (), ()),
-    domains={},
-    text_field="text",
-    max_bad_share=0.0,
-    max_document_chars=6000,
-    max_generic_bytes=0,
-    max_domain_bytes=0,
-    max_evaluation_tokens=0,
-    max_generic_evaluation_tokens=0,
-    workers=0,
-  )
   sources = DomainConfig(("embedded:fonttools",), (), ())
-  made = prepare("fonts", sources, data, tmp_path / "made", 0)
+  made = prepare("fonts", sources, DATA, tmp_path / "made", 0)
   text = "".join(sorted("".join(text for split in SPLITS for text in made.texts(split))))
   assert text == "".join(sorted("".join(corpus["fonttools"].values())))
   version = metadata.version("fonttools")
   monkeypatch.setattr(embedded, "files", None)  # found complete without reading the corpus
-  assert prepare("fonts", sources, data, tmp_path / "made", 0).hash == made.hash
+  assert prepare("fonts", sources, DATA, tmp_path / "made", 0).hash == made.hash
   monkeypatch.setattr(embedded, "versions", lambda part: {"fonttools": f"{version}.1"})
   with pytest.raises(UserError, match=r"versions\.fonttools"):
-    prepare("fonts", sources, data, tmp_path / "made", 0)
+    prepare("fonts", sources, DATA, tmp_path / "made", 0)

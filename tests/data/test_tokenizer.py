@@ -7,11 +7,12 @@ import random
 import numpy as np
 import pytest
 
-from specialization.config import DataConfig, DomainConfig, TokenizerConfig
+from specialization.config import DomainConfig, TokenizerConfig
 from specialization.data import documents
 from specialization.data import tokenizer as tokenizer_module
 from specialization.data.tokenizer import END_OF_DOCUMENT, Tokenizer, prepare
 from specialization.errors import UserError
+from text_files import DATA
 
 
 def texts(seed=0):
@@ -30,20 +31,7 @@ def store(folder, train):
     lines = "\n".join(json.dumps({"text": text}) for text in found)
     (folder / "in" / f"{split}.jsonl").write_text(lines)
   sources = DomainConfig((str(folder / "in/train.jsonl"),), (), (str(folder / "in/test.jsonl"),))
-  data = DataConfig(
-    folder="",
-    generic=sources,
-    domains={},
-    text_field="text",
-    max_bad_share=0.0,
-    max_document_chars=6000,
-    max_generic_bytes=0,
-    max_domain_bytes=0,
-    max_evaluation_tokens=0,
-    max_generic_evaluation_tokens=0,
-    workers=0,
-  )
-  return documents.prepare("generic", sources, data, folder / "documents", 0)
+  return documents.prepare("generic", sources, DATA, folder / "documents", 0)
 
 
 @pytest.fixture(scope="module")

@@ -6,22 +6,9 @@ import random
 import pytest
 import transformers
 
-from specialization.config import DataConfig, DomainConfig, TokenizerConfig
+from specialization.config import DomainConfig, TokenizerConfig
 from specialization.data import documents, tokenizer
-
-DATA = DataConfig(
-  folder="",
-  generic=DomainConfig((), (), ()),
-  domains={},
-  text_field="text",
-  max_bad_share=0.0,
-  max_document_chars=6000,
-  max_generic_bytes=0,
-  max_domain_bytes=0,
-  max_evaluation_tokens=0,
-  max_generic_evaluation_tokens=0,
-  workers=0,
-)
+from text_files import DATA
 
 
 def texts():
