@@ -172,7 +172,7 @@ def get_config() -> ConfigDict:
     # The paper's recipe, first row whose tokens suffice (0: any): (domain tokens at most,
     # factor of the learning rate, steps at most).
     recipe=((1_000_000, 1 / 3, 2_000), (8_000_000, 1.0, 4_000), (0, 1.0, 30_000)),
-    evaluate_every=50,  # steps between looks at the validation loss
+    evaluate_every=50,  # steps between looks at the validation loss, the first before any step
     patience=3,  # looks without improvement, then stop and keep the best
     train=train(steps=30_000, learning_rate=2e-3),
   )
