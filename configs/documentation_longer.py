@@ -16,13 +16,9 @@ METHODS = ("slm", "slm_mix", "slm_pn")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  config = documentation_study.get_config()
-  config.name = "documentation longer"
+  # 2,000 steps, as the study's, 4,000 and so on.
+  config = documentation_study.part("documentation longer", METHODS, (0.16, 0.32, 0.64, 1.0))
   config.pretrain.horizon.steps = 12_500
-  config.study.shares = (0.16, 0.32, 0.64, 1.0)  # 2,000 steps, as the study's, 4,000 and so on
-  config.study.seeds = (0,)
-  config.study.cells = tuple(f"{method}--*" for method in METHODS)
-  config.specialize.domain_tokens = (32_000,)
   if variant == "smoke":
     corpora.smoke(config)
   return config

@@ -26,8 +26,7 @@ METHODS = ("slm", "slm_mix", "slm_pn", "slm_pn_4", "slm_pn_histogram")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  config = documentation_study.get_config()
-  config.name = "documentation shift"
+  config = documentation_study.part("documentation shift", METHODS, (1.0,))
   with config.unlocked():
     config.data.domains = {
       name: {
@@ -36,10 +35,6 @@ def get_config(variant: str = "") -> ConfigDict:
       }
       for name in SOURCES
     }
-  config.study.shares = (1.0,)
-  config.study.seeds = (0,)
-  config.study.cells = tuple(f"{method}--*" for method in METHODS)
-  config.specialize.domain_tokens = (32_000,)
   if variant == "smoke":
     corpora.smoke(config)
   return config

@@ -10,6 +10,8 @@ The small model is far smaller than those that the paper deploys, so that it see
 many more tokens than it has parameters.
 """
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 import base
@@ -84,6 +86,17 @@ def get_config(variant: str = "") -> ConfigDict:
   )
   if variant == "smoke":
     corpora.smoke(config)
+  return config
+
+
+def part(name: str, methods: Sequence[str], shares: Sequence[float]) -> ConfigDict:
+  """Returns some of its methods, with the least domain text and one seed."""
+  config = get_config()
+  config.name = name
+  config.specialize.domain_tokens = config.specialize.domain_tokens[:1]
+  config.study.shares = tuple(shares)
+  config.study.seeds = (0,)
+  config.study.cells = tuple(f"{method}--*" for method in methods)
   return config
 
 
