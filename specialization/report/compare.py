@@ -1,7 +1,9 @@
 """Comparisons of rows: gains over a rival, whether that is chance, what is worth its cost."""
 
+import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -9,8 +11,13 @@ from specialization.report.results import Row, Study, Value, over_seeds, shared
 
 _CLEAR = 2.0  # standard deviations over seeds
 _WORTH = 0.01  # nats per token that a higher cost must bring
-_ALIKE = 1.05  # times a cost: as good as equal, since fine-tuning stops a little early or late
+ALIKE = 1.05  # times a cost: as good as equal, since fine-tuning stops a little early or late
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "too close to call"
+
+
+def seeds_of(*rows: Row, domains: Sequence[str]) -> list[int]:
+  """Returns the seeds that all of some rows have on all of some domains."""
+  return sorted(set.intersection(*(set(r.cells[d]) for d in domains for r in rows)))
 
 
 def gains(
@@ -27,7 +34,7 @@ def gains(
   if not domains or any(d not in r.cells for d in domains for r in (row, rival)):
     return {}
   found = {}
-  for seed in sorted(set.intersection(*(set(r.cells[d]) for d in domains for r in (row, rival)))):
+  for seed in seeds_of(row, rival, domains=domains):
     mine = [row.cells[d][seed].nll["after", "domain"] for d in domains]
     its = [rival.cells[d][seed].nll[rival_when, "domain"] for d in domains]
     if all(map(math.isfinite, (*mine, *its))):
@@ -43,19 +50,41 @@ def gain(
   return over_seeds(list(found.values())) if found else None
 
 
-def difference(more: Mapping[int, float], less: Mapping[int, float]) -> Value | None:
-  """Returns more - less over the seeds of both, None if there is none."""
-  seeds = sorted(set(more) & set(less))
-  return over_seeds([more[seed] - less[seed] for seed in seeds]) if seeds else None
+def perplexities(row: Row, rival: Row) -> tuple[float, float]:
+  """Returns both macro perplexities over the domains and seeds of `gain`."""
+  domains = shared([row, rival])
+  seeds = seeds_of(row, rival, domains=domains)
+  cells = [{d: {s: r.cells[d][s] for s in seeds} for d in domains} for r in (row, rival)]
+  mine, its = (
+    dataclasses.replace(r, cells=part).macro(domains=domains)
+    for r, part in zip((row, rival), cells, strict=True)
+  )
+  return mine, its
 
 
-def verdict(values: Sequence[Value]) -> str:
+@functools.lru_cache(maxsize=8)
+def noise(study: Study) -> float:
+  """Returns the deviation over seeds of a small method's gain over the plain one, in nats.
+
+  Pooled over all that have several seeds, since each has too few to tell; none: half of 0.01.
+  """
+  name, spreads = plain(study), list[float]()
+  for rows in study.groups.values():
+    rival = next((row for row in rows if row.method == name), None)
+    mine = [r for r in rows if rival and r is not rival and r.method in study.small]
+    found = [gain(row, rival) for row in mine if rival and row.kind != "none"]
+    spreads += [value.spread for value in found if value and value.spread is not None]
+  return float(np.sqrt(np.mean(np.square(spreads)))) if spreads else _WORTH / _CLEAR
+
+
+def verdict(values: Sequence[Value], deviation: float) -> str:
   """Returns whether all of some numbers are positive, and by more than chance.
 
-  With several seeds that is more than twice the deviation between them. One seed cannot say, so
-  that less than 0.01 nats counts as nothing.
+  Args:
+    values: what is judged.
+    deviation: between seeds, at least: a number counts if it is more than twice that.
   """
-  chance = [_WORTH if v.spread is None else _CLEAR * v.spread for v in values]
+  chance = [_CLEAR * max(v.spread or 0.0, deviation) for v in values]
   clear = [abs(v.mean) > most for v, most in zip(values, chance, strict=True)]
   signs = [math.copysign(c, v.mean) for c, v in zip(clear, values, strict=True)]
   said = FAILS if min(signs) < 0 else HOLDS if min(signs) > 0 else UNCLEAR
@@ -87,9 +116,14 @@ def front(
   priced = [(cost(row), row.macro(domains=domains), row) for row in rows]
   for price, perplexity, row in sorted(priced, key=lambda item: item[:2]):
     if math.isfinite(perplexity) and math.log(perplexity) < best - _WORTH:
-      cheaper = found[:-1] if found and price <= _ALIKE * found[-1][1] else found
+      cheaper = found[:-1] if found and price <= ALIKE * found[-1][1] else found
       found, best = [*cheaper, (row, price)], math.log(perplexity)
   return found
+
+
+def affordable(rows: Iterable[Row], most: float, n: int) -> list[Row]:
+  """Returns the rows whose n tasks cost no more FLOPs; 5% above count as equal."""
+  return [row for row in rows if row.tasks(n) <= ALIKE * most]
 
 
 def crossing(few: Row, many: Row, unit: str = "flops") -> int | None:
@@ -123,3 +157,9 @@ def champion(study: Study, kind: str) -> str | None:
     return -len(rows), longest.validation().mean
 
   return min(found, key=order, default=None)
+
+
+def chosen(rows: Iterable[Row]) -> Row | None:
+  """Returns the row that validation text chooses, None if none has all the domains."""
+  whole = [row for row in rows if row.whole and math.isfinite(row.macro())]
+  return min(whole, key=lambda row: row.validation().mean, default=None)

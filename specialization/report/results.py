@@ -17,6 +17,7 @@ from specialization.errors import UserError
 
 _SMALL = 1.05  # times the smallest model: a method may add a few parameters and still be small
 _TEACHER = "teacher: "  # begins the phases of what a teacher cost
+_CLUSTERING = ("embedder", "embeddings/", "clusters")  # begin the phases that make clusters
 # What the page shows beside the scores: a file that lacks it is reported, not half shown.
 _SHOWN = (
   *("family", "strategy", "clusters", "objective", "size", "learning_rates", "pretraining"),
@@ -168,6 +169,22 @@ class Row:
   def pretraining(self, unit: str) -> float:
     """Returns what its own pretraining took, whether all domains share it or each has its own."""
     return self.spent(unit, phase="pretrain")
+
+  def clustering(self, unit: str) -> tuple[float, float]:
+    """Returns what its clusters took: for all generic text, and the mean for a domain's."""
+    if int(self.record["clusters"]) == 1:
+      return 0.0, 0.0
+
+    def spent(cell: Cell, own: bool) -> float:
+      entries = [e for e in cell.entries(("data",)) if e.phase.startswith(_CLUSTERING)]
+      its = [e for e in entries if e.phase.endswith(f"/{cell.of.domain}") == own]
+      return math.fsum(getattr(entry, unit) for entry in its)
+
+    generic = self.average(lambda cell: spent(cell, False), self._own)
+    special = self.average(lambda cell: spent(cell, True), self._own)
+    assert generic is not None
+    assert special is not None
+    return generic.mean, special.mean
 
   def tasks(self, n: int | float, unit: str = "flops", teacher: bool = True) -> float:
     """Returns what n tasks cost: generic + n x specialization."""

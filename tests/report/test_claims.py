@@ -6,7 +6,7 @@ import pytest
 
 from records import entry, save
 from specialization.report import results
-from specialization.report.compare import correlation, front, verdict
+from specialization.report.compare import correlation, front, noise, verdict
 from specialization.report.results import Value
 from specialization.report.sections import advice
 from specialization.report.sections.claims import claims, section
@@ -92,6 +92,13 @@ def test_gain_shrinks_with_domain_text(tmp_path, more, said):
   )
 
 
+def test_a_loss_that_shrinks_is_no_gain_that_grows(tmp_path):
+  for share, after in ((0.25, 20), (1.0, 9)):
+    save(tmp_path, "slm", share=share, after=8)
+    save(tmp_path, "slm_mix", share=share, after=after)
+  assert claim(tmp_path, "mixture", "grows").verdict == "does not hold (one seed)"
+
+
 def test_where_there_is_no_gain_none_shrinks(tmp_path):
   for tokens, after in ((1000, 8.4), (2000, 9)):
     save(tmp_path, "slm", tokens=tokens, after=8)
@@ -109,10 +116,17 @@ def test_gain_grows_with_pretraining(tmp_path, less, said):
   assert one.numbers == f"slm_mix: {math.log(8 / less):+.3f} with 25%; +0.288 with 100%."
 
 
-@pytest.mark.parametrize(("after", "said"), [(6.5, "holds"), (5.5, "does not hold")])
-def test_distillation_at_equal_total_cost(tmp_path, after, said):
+@pytest.mark.parametrize(
+  ("after", "teacher", "said"),
+  [
+    (6.5, 4000.0, "holds"),
+    (5.5, 4000.0, "too close to call"),  # A rival for a fifth of it does not tell.
+    (5.5, 10.0, "does not hold"),
+  ],
+)
+def test_distillation_at_equal_total_cost(tmp_path, after, teacher, said):
   """The rival is the best that costs no more: slm_is is better, and too dear."""
-  taught = [entry("generic", "teacher: pretrain llm", 4000.0)]
+  taught = [entry("generic", "teacher: pretrain llm", teacher)]
   save(tmp_path, "slm", flops=(1000, 100), after=8)
   save(tmp_path, "slm_pn", flops=(1000, 100), after=6)
   save(tmp_path, "slm_is", flops=(9000, 100), after=2)
@@ -120,13 +134,14 @@ def test_distillation_at_equal_total_cost(tmp_path, after, said):
   one = claim(tmp_path, "equal total cost")
   assert one.verdict == f"{said} (one seed)"
   assert f"slm_pn 6.000 against slm_d {after:.3f}" in one.numbers
-  assert "for 1.1e3 and 5.1e3 FLOPs" in one.numbers
+  part = {4000.0: "21.6% of its 5.1e3", 10.0: "99.1% of its 1.11e3"}[teacher]
+  assert one.numbers.endswith(f"for {part} FLOPs.")
   assert claim(tmp_path, "teacher comes free").verdict == "holds (one seed)"
 
 
 def test_distillation_without_a_cheaper_rival_is_not_judged(tmp_path):
   save(tmp_path, "slm", flops=(1000, 100))
-  save(tmp_path, "slm_d", flops=(1000, 90))
+  save(tmp_path, "slm_d", flops=(900, 90))
   assert not [text for text in found(tmp_path) if "equal total cost" in text]
 
 
@@ -159,19 +174,33 @@ def test_domains_that_are_spread_alike_have_no_correlation(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("pretraining", "said", "when"),
-  [(1000, "holds", "from 3 tasks on"), (0, "does not hold", "never")],
+  ("half", "said", "numbers"),
+  [
+    (6.5, "holds", "with 2 tasks slm_pn 7.000 against slm_is 6.500 (+7.7%, −0.074 nats) at 50%"),
+    (8.0, "holds", "with 1 task slm_pn 7.000 against slm_is 6.000 (+16.7%, −0.154 nats) at 100%"),
+  ],
 )
-def test_importance_sampling_costs_more_from_some_number_of_tasks_on(
-  tmp_path, pretraining, said, when
-):
-  save(tmp_path, "slm_is", flops=(pretraining, 100))
-  save(tmp_path, "slm_pn", flops=(2000, 100))
+def test_with_more_tasks_less_pretraining_is_left_for_each(tmp_path, half, said, numbers):
+  save(tmp_path, "slm_is", flops=(2000, 100), after=6)
+  save(tmp_path, "slm_is", flops=(1000, 100), share=0.5, after=half)
+  for share in (0.5, 1.0):
+    save(tmp_path, "slm_pn", flops=(2000, 100), share=share, after=7)
   one = claim(tmp_path, "Beyond some number of tasks")
-  assert (one.verdict, one.numbers) == (
-    said,
-    f"By model FLOPs: {when} with 100k tokens (slm_is against slm_pn).",
-  )
+  assert one.verdict.partition(" (")[0] == said
+  before, after = one.numbers.split("; ")
+  assert before == f"{numbers} of pretraining"
+  if half < 7:
+    assert after == "with 3 tasks slm_is cannot be had for as much."
+  else:
+    assert after.startswith("with 2 tasks slm_pn 7.000 against slm_is 8.000 (−12.5%,")
+
+
+def test_importance_sampling_that_never_loses(tmp_path):
+  save(tmp_path, "slm_is", flops=(0, 100), after=6)
+  save(tmp_path, "slm_pn", flops=(2000, 100), after=7)
+  one = claim(tmp_path, "Beyond some number of tasks")
+  assert one.verdict == "does not hold"
+  assert one.numbers.startswith("Not up to 100 tasks: with 100 tasks slm_pn 7.000 against slm_is")
 
 
 def test_only_what_can_be_tested_is_claimed(tmp_path):
@@ -191,16 +220,50 @@ def test_names_do_not_matter(tmp_path):
 
 
 def test_verdicts():
-  assert verdict([Value(1.0, 0.4), Value(0.5, 0.2)]) == "holds"
-  assert verdict([Value(1.0, 0.4), Value(0.5, 0.3)]) == "too close to call"
-  assert verdict([Value(1.0, 0.4), Value(-0.5, 0.2)]) == "does not hold"
-  assert verdict([Value(1.0, 0.4), Value(0.1, None)]) == "holds (one seed)"
-  assert verdict([Value(math.nan, None)]) == "too close to call (one seed)"
+  assert verdict([Value(1.0, 0.4), Value(0.5, 0.2)], 0.0) == "holds"
+  assert verdict([Value(1.0, 0.4), Value(0.5, 0.3)], 0.0) == "too close to call"
+  assert verdict([Value(1.0, 0.4), Value(-0.5, 0.2)], 0.0) == "does not hold"
+  assert verdict([Value(1.0, 0.4), Value(0.1, None)], 0.0) == "holds (one seed)"
+  assert verdict([Value(math.nan, None)], 0.0) == "too close to call (one seed)"
 
 
-def test_one_seed_does_not_tell_less_than_a_hundredth_of_a_nat():
-  assert verdict([Value(0.009, None)]) == "too close to call (one seed)"
-  assert verdict([Value(-0.011, None)]) == "does not hold (one seed)"
+def test_no_number_counts_that_is_within_the_deviation_of_others():
+  assert verdict([Value(0.5, 0.01)], 0.2) == "holds"
+  assert verdict([Value(0.3, 0.01)], 0.2) == "too close to call"
+  assert verdict([Value(-0.3, None)], 0.2) == "too close to call (one seed)"
+  assert verdict([Value(-0.5, None)], 0.2) == "does not hold (one seed)"
+
+
+def test_noise_is_pooled_over_what_has_several_seeds(tmp_path):
+  save(tmp_path, "slm", after=8)
+  save(tmp_path, "slm_is", after=7)
+  assert noise(results.load(tmp_path)) == pytest.approx(0.005)
+  for seed in (0, 1):
+    for tokens, move in ((100_000, 0.3), (200_000, 0.4)):
+      save(tmp_path, "slm", tokens=tokens, seed=seed, after=8)
+      save(tmp_path, "slm_pn", tokens=tokens, seed=seed, after=8 * math.exp(seed * move))
+      save(tmp_path, "slm_nopt", tokens=tokens, seed=seed, after=40 + 40 * seed)
+      save(tmp_path, "llm", tokens=tokens, seed=seed, after=2 + 2 * seed)
+  deviation = math.sqrt((0.3**2 + 0.4**2) / 2 / 2)
+  assert noise(results.load(tmp_path)) == pytest.approx(deviation)
+  one = claim(tmp_path, "importance sampling is the best")
+  assert one.verdict == "too close to call (one seed)"
+
+
+def test_rows_are_compared_over_the_seeds_of_both(tmp_path):
+  for seed, after in ((0, 8), (1, 80)):
+    save(tmp_path, "slm", seed=seed, after=after)
+  save(tmp_path, "slm_is", after=4)
+  one = claim(tmp_path, "importance sampling is the best")
+  assert one.numbers == "100k tokens: slm_is 4.000 against slm 8.000 (−50.0%, +0.693 nats)."
+
+
+def test_validation_text_chooses_between_methods_of_a_kind(tmp_path):
+  save(tmp_path, "slm", after=8)
+  save(tmp_path, "slm_is", after=7, curve=[[0, 1.0]])
+  save(tmp_path, "other_is", strategy="importance", clusters=8, after=6, curve=[[0, 2.0]])
+  one = claim(tmp_path, "importance sampling is the best")
+  assert one.numbers.startswith("100k tokens: slm_is 7.000")
 
 
 def test_rank_correlation():

@@ -133,11 +133,13 @@ def test_with_one_share_the_points_are_amounts_of_domain_text(tmp_path):
 
 def test_tasks_are_priced_and_crossings_found(tmp_path):
   save(tmp_path, "slm_is", flops=(1000, 100), after=6)  # 1,100 for each task
-  save(tmp_path, "slm_pn", flops=(2000, 100), after=6.6)  # 2,000 and 100 for each
+  data = [entry("data", "embeddings/generic", 300), entry("data", "clusters", 30)]
+  data += [entry("data", "embeddings/scipy", 3), entry("data", "validation_embeddings/generic", 9)]
+  save(tmp_path, "slm_pn", flops=(2000, 100), after=6.6, ledger=data)  # 2,000 and 100 for each
   section = tasks.section(results.load(tmp_path))
   assert shown(section) == [
-    ["slm_is", "100k", "6.000", "0", "1.1e3", "1.1e3", "7.7e3", "5.5e4"],
-    ["slm_pn", "100k", "6.600", "2e3", "1e2", "2.1e3", "2.7e3", "7e3"],
+    ["slm_is", "100k", "6.000", "0", "1.1e3", "1.1e3", "7.7e3", "5.5e4", "–", "–"],
+    ["slm_pn", "100k", "6.600", "2e3", "1e2", "2.1e3", "2.7e3", "7e3", "3.3e2", "3e0"],
   ]
   # 2 x 1,100 = 2,200 = 2,000 + 2 x 100, so that it is the third task that makes it dearer; in
   # device-hours 2.5 N against 2 + 0.5 N, from the second on.
@@ -229,9 +231,11 @@ def test_budgets_stand_beside_what_was_spent(tmp_path):
 def test_preparation_is_told_beside_the_cost_of_tasks(tmp_path):
   data = [entry("data", "embeddings/generic", 3e15), entry("data", "embeddings/scipy", 1e13)]
   save(tmp_path, "slm", ledger=data)
+  assert "clusters" not in costs.section(results.load(tmp_path)).text
+  save(tmp_path, "slm_is", ledger=data)
   said = costs.section(results.load(tmp_path)).text
-  assert "clusters took 3e15 FLOPs for all generic text" in said
-  assert "at most 1e13 for a domain's." in said
+  assert "with clusters need 3e15 FLOPs for all generic text" in said
+  assert "and 1e13 for a domain's." in said
 
 
 def test_distillation_at_the_students_cost_and_at_total_cost(tmp_path):

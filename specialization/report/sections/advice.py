@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from specialization.report import figures
-from specialization.report.compare import HOLDS, front, gain, verdict
+from specialization.report.compare import HOLDS, front, gain, noise, verdict
 from specialization.report.figures import Item, Name, Section, Table
 from specialization.report.results import Row, Study, lowest, ratio, shared
 from specialization.report.sections.costs import TASKS
@@ -88,6 +88,7 @@ def _best(study: Study, tokens: int) -> str:
   by_method: dict[str, list[str]] = {}
   for row in best:
     where = f" at {percent(row.share)}" if several else ""
+    where += _level(study, row) * (row is not last)
     by_method.setdefault(row.method, []).append(number(row.macro()) + where)
   by_method[last.method][-1] += " of pretraining" * several
   names = listing([f"{method} ({', '.join(texts)})" for method, texts in by_method.items()])
@@ -104,6 +105,15 @@ def _best(study: Study, tokens: int) -> str:
   return said
 
 
+def _level(study: Study, best: Row) -> str:
+  """Returns words if the second small model may be as good."""
+  second = lowest([r for r in study.at(best.domain_tokens, best.share) if r is not best])
+  value = gain(best, second) if second else None
+  if not second or not value or verdict([value], noise(study)).startswith(HOLDS):
+    return ""
+  return f", level with {second.method}"
+
+
 def _margin(study: Study, best: Row) -> str:
   """Returns by how much the best small model is ahead of the second, and on how many domains."""
   rivals = [r for r in study.at(best.domain_tokens, best.share) if r is not best]
@@ -114,7 +124,7 @@ def _margin(study: Study, best: Row) -> str:
   said = f" {best.method} is {1 - low / high:.1%} below {second.method} ({number(high)})"
   value = gain(best, second, best.common)
   if value and value.spread is not None:
-    clear = verdict([value]) == HOLDS
+    clear = verdict([value], noise(study)) == HOLDS
     said += f", {'more' if clear else 'less'} than twice the deviation between seeds"
     said += "" if clear else " and so too close to call"
   wins = [d for d in best.common if all(best.on(d) <= row.on(d) for row in rivals)]

@@ -1,7 +1,7 @@
 """The paper's claims that a study has the methods to test, and whether they hold in its numbers.
 
-All but one are about the smallest models. Where several methods are of one kind, its gain over the
-plain model is that of the one that validation text chooses.
+All but one are about the smallest models. Of several methods of one kind that one counts which
+validation text chooses. Two rows are compared over the domains and seeds of both.
 """
 
 import dataclasses
@@ -10,20 +10,23 @@ from collections.abc import Mapping
 
 from specialization.report import figures
 from specialization.report.compare import (
+  ALIKE,
   FAILS,
   HOLDS,
   UNCLEAR,
+  affordable,
   champion,
+  chosen,
   correlation,
-  crossing,
-  difference,
   gain,
   gains,
+  noise,
+  perplexities,
   plain,
   verdict,
 )
 from specialization.report.figures import Section, Table
-from specialization.report.results import Row, Study, Value, lowest, over_seeds, shared
+from specialization.report.results import Row, Study, Value, over_seeds, shared
 from specialization.report.sections.entropy import entropies
 from specialization.report.text import (
   change,
@@ -37,6 +40,7 @@ from specialization.report.text import (
 )
 
 _FAR = 1.1  # times the next worst perplexity
+_TASKS = 100  # that are looked at
 _DOMAINS = 5  # at least, for a correlation over them to say anything
 _NAMES = {"projected": "the projected network", "mixture": "the hard mixture"}
 _SIGNS = {HOLDS: "✓", FAILS: "✗", UNCLEAR: "≈"}
@@ -76,20 +80,20 @@ def _unpretrained(study: Study) -> Claim | None:
   found, said = [], []
   for tokens in study.sizes:
     rows = study.at(tokens, study.shares[-1])
-    bare = lowest([row for row in rows if row.kind == "none"])
+    bare = chosen([row for row in rows if row.kind == "none"])
     others = [row for row in rows if row.kind != "none" and math.isfinite(row.macro())]
     worst = max(others, key=Row.macro, default=None)
     if bare and worst and (value := gain(worst, bare)):
-      domains = shared([bare, worst])
+      mine, its = perplexities(bare, worst)
       found.append(Value(value.mean - math.log(_FAR), value.spread))
       said.append(
-        f"{count(tokens)} tokens: {bare.method} {number(bare.macro(domains=domains))},"
-        f" {math.exp(value.mean):.3g} times the next worst, {worst.method}"
-        f" {number(worst.macro(domains=domains))}"
+        f"{count(tokens)} tokens: {bare.method} {number(mine)},"
+        f" {math.exp(value.mean):.3g} times the next worst, {worst.method} {number(its)}"
       )
   if not found:
     return None
-  return Claim("Without pretraining a model is far the worst.", verdict(found), _join(said))
+  text = "Without pretraining a model is far the worst."
+  return Claim(text, verdict(found, noise(study)), _join(said))
 
 
 def _fine_tuning(study: Study) -> Claim | None:
@@ -100,18 +104,20 @@ def _fine_tuning(study: Study) -> Claim | None:
   ends = [pick(found, key=lambda pair: pair[0].mean) for pick in (min, max)]
   said = [f"{change(v.mean)} ({r.method}, {count(r.domain_tokens)} tokens)" for v, r in ends]
   numbers = f"It changes macro perplexity by {said[0]} to {said[1]}."
-  return Claim("Fine-tuning is essential.", verdict([value for value, _ in found]), numbers)
+  far = [Value(value.mean - math.log(_FAR), value.spread) for value, _ in found]
+  return Claim("Fine-tuning is essential.", verdict(far, noise(study)), numbers)
 
 
 def _importance(study: Study) -> Claim | None:
   tokens, share = study.sizes[0], study.shares[-1]
-  mine = lowest(study.at(tokens, share, "importance"))
-  rows = study.at(tokens, share)
-  rival = lowest([r for r in rows if r.kind not in ("importance", "none")])
+  mine = chosen(study.at(tokens, share, "importance"))
+  rivals = [r for r in study.at(tokens, share) if r.kind not in ("importance", "none")]
+  rival = chosen(rivals)
   if not mine or not rival or not (value := gain(mine, rival)):
     return None
   text = "With the least domain text importance sampling is the best small method."
-  return Claim(text, verdict([value]), f"{count(tokens)} tokens: {_against(mine, rival)}.")
+  said = f"{count(tokens)} tokens: {_against(mine, rival)}."
+  return Claim(text, verdict([value], noise(study)), said)
 
 
 def _pairs(study: Study, kind: str) -> dict[tuple[int, float], tuple[Row, Row]]:
@@ -125,45 +131,48 @@ def _pairs(study: Study, kind: str) -> dict[tuple[int, float], tuple[Row, Row]]:
 
 
 def _beats(study: Study, kind: str) -> Claim | None:
-  tokens = study.sizes[0]
-  pair = _pairs(study, kind).get((tokens, study.shares[-1]))
-  if not pair or not (value := gain(*pair)):
+  tokens, share = study.sizes[0], study.shares[-1]
+  mine, rival = (chosen(study.at(tokens, share, k)) for k in (kind, "plain"))
+  if not mine or not rival or not (value := gain(mine, rival)):
     return None
   text = f"With the least domain text {_NAMES[kind]} beats the plain small model."
-  return Claim(text, verdict([value]), f"{count(tokens)} tokens: {_against(*pair)}.")
+  said = f"{count(tokens)} tokens: {_against(mine, rival)}."
+  return Claim(text, verdict([value], noise(study)), said)
 
 
 def _less_with_text(study: Study, kind: str) -> Claim | None:
-  pairs = _pairs(study, kind)
-  kept = {tokens: pairs.get((tokens, study.shares[-1])) for tokens in study.sizes}
+  found, share = _pairs(study, kind), study.shares[-1]
+  kept = {f"{count(n)} tokens": found[n, share] for n in study.sizes if (n, share) in found}
   text = f"The gain of {_NAMES[kind]} shrinks as domain text grows."
-  return _trend(text, {f"{count(n)} tokens": pair for n, pair in kept.items() if pair}, -1)
+  return _trend(text, kept, -1, noise(study))
 
 
 def _more_with_pretraining(study: Study, kind: str) -> Claim | None:
-  pairs = _pairs(study, kind)
-  kept = {share: pairs.get((study.sizes[0], share)) for share in study.shares}
+  found, tokens = _pairs(study, kind), study.sizes[0]
+  kept = {percent(s): found[tokens, s] for s in study.shares if (tokens, s) in found}
   text = f"The gain of {_NAMES[kind]} grows with pretraining."
-  return _trend(text, {percent(s): pair for s, pair in kept.items() if pair}, 1)
+  return _trend(text, kept, 1, noise(study))
 
 
-def _trend(text: str, pairs: Mapping[str, tuple[Row, Row]], sign: int) -> Claim | None:
-  """Returns whether the gain of the last pair over that of the first has a sign.
+def _trend(
+  text: str, pairs: Mapping[str, tuple[Row, Row]], sign: int, deviation: float
+) -> Claim | None:
+  """Returns whether there is a gain, and the last pair's is above (or below) the first one's.
 
-  What shrinks has to be a gain to begin with.
+  What grows has to be a gain in the end, and what shrinks one to begin with.
   """
   domains = shared([row for pair in pairs.values() for row in pair])
   found = {name: gains(*pair, domains) for name, pair in pairs.items()}
-  found = {name: by_seed for name, by_seed in found.items() if by_seed}
-  if len(found) < 2:
+  seeds = set.intersection(*map(set, found.values())) if len(found) > 1 else set()
+  if not seeds:
     return None
-  first, *_, last = found.values()
-  value = difference(last, first) if sign > 0 else difference(first, last)
-  if value is None:
-    return None
-  values = [value] if sign > 0 else [value, over_seeds(list(first.values()))]
-  said = [f"{nats(over_seeds(list(g.values())))} with {name}" for name, g in found.items()]
-  return Claim(text, verdict(values), f"{next(iter(pairs.values()))[0].method}: {_join(said)}")
+  by_seed = {name: [some[seed] for seed in sorted(seeds)] for name, some in found.items()}
+  first, *_, last = by_seed.values()
+  changes = [sign * (b - a) for a, b in zip(first, last, strict=True)]
+  values = [over_seeds(changes), over_seeds(last if sign > 0 else first)]
+  said = [f"{nats(over_seeds(runs))} with {name}" for name, runs in by_seed.items()]
+  method = next(iter(pairs.values()))[0].method
+  return Claim(text, verdict(values, deviation), f"{method}: {_join(said)}")
 
 
 def _student(study: Study) -> Claim | None:
@@ -173,37 +182,43 @@ def _student(study: Study) -> Claim | None:
     return None
   text = "Distillation beats the plain small model if the teacher comes free."
   said = [f"{count(pair[0].domain_tokens)} tokens: {_against(*pair)}" for pair in kept]
-  return Claim(text, verdict([v for pair in kept if (v := gain(*pair))]), _join(said))
+  values = [value for pair in kept if (value := gain(*pair))]
+  return Claim(text, verdict(values, noise(study)), _join(said))
 
 
 def _total(study: Study) -> Claim | None:
-  """Compares with the best small model that costs no more, teacher included."""
+  """Compares with the best small model that costs no more, teacher included.
+
+  One that costs less and is better tells; one that costs less and is worse does not.
+  """
   found, said = [], []
   for tokens in study.sizes:
-    mine = lowest(study.at(tokens, study.shares[-1], "distilled"))
+    mine = chosen(study.at(tokens, study.shares[-1], "distilled"))
     if mine is None:
       continue
     rows = [row for share in study.shares for row in study.at(tokens, share)]
-    rows = [row for row in rows if row.whole and row.kind not in ("distilled", "none")]
-    rows = [row for row in rows if row.tasks(1) <= mine.tasks(1)]
-    rival = lowest(rows, shared([mine, *rows]))
+    rows = [row for row in rows if row.kind not in ("distilled", "none")]
+    rival = chosen(affordable(rows, mine.tasks(1), 1))
     if rival and (value := gain(rival, mine)):
-      found.append(value)
-      costs = " and ".join(scientific(row.tasks(1)) for row in (rival, mine))
-      said.append(f"{count(tokens)} tokens: {_against(rival, mine)} for {costs} FLOPs")
+      part = rival.tasks(1) / mine.tasks(1)
+      tells = value.mean > 0 or ALIKE * part >= 1
+      found.append(value if tells else Value(math.nan, value.spread))
+      said.append(
+        f"{count(tokens)} tokens: {_against(rival, mine)} for {percent(part)} of its"
+        f" {scientific(mine.tasks(1))} FLOPs"
+      )
   if not found:
     return None
   text = "At equal total cost of one task distillation does not pay."
-  return Claim(text, verdict(found), _join(said))
+  return Claim(text, verdict(found, noise(study)), _join(said))
 
 
 def _spread(study: Study, kind: str) -> Claim | None:
   """Correlates gain and entropy over domains, of which there are few: that is chance as well."""
-  tokens = study.sizes[0]
-  pair = _pairs(study, kind).get((tokens, study.shares[-1]))
+  pair = _pairs(study, kind).get((study.sizes[0], study.shares[-1]))
   if not pair:
     return None
-  k, entropy = entropies(study, tokens, shared(pair))
+  k, entropy = entropies(study, shared(pair))
   by_domain = {domain: gains(*pair, (domain,)) for domain in entropy}
   seeds = set.intersection(*map(set, by_domain.values())) if by_domain else set()
   if len(by_domain) < _DOMAINS or not seeds:
@@ -213,7 +228,7 @@ def _spread(study: Study, kind: str) -> Claim | None:
   if not math.isfinite(found.mean):
     return None
   chance = 1 / math.sqrt(len(x) - 1)
-  said = verdict([Value(-found.mean, math.hypot(chance, found.spread or 0.0))])
+  said = verdict([Value(-found.mean, math.hypot(chance, found.spread or 0.0))], chance)
   order = sorted(entropy, key=lambda d: entropy[d])
   ends = [
     f"{nats(over_seeds(list(by_domain[d].values())))} on {d} ({number(entropy[d])} nats)"
@@ -228,27 +243,35 @@ def _spread(study: Study, kind: str) -> Claim | None:
 
 
 def _tasks(study: Study) -> Claim | None:
-  found, said = [], []
-  for tokens in study.sizes:
-    few = lowest(study.at(tokens, study.shares[-1], "importance"))
-    rivals = study.at(tokens, study.shares[-1], "projected")
-    many = min(rivals, key=lambda row: row.spent("flops", "specialization"), default=None)
-    if few and many:
-      found.append(crossing(few, many))
-      when = "never" if found[-1] is None else f"from {plural(found[-1], 'task')} on"
-      said.append(f"{when} with {count(tokens)} tokens ({few.method} against {many.method})")
-  if not found:
+  """Looks for the fewest tasks with which importance sampling is worse for as much.
+
+  That is for what the projected network's longest pretraining costs: the more tasks, the less of it
+  is left to pretrain for each.
+  """
+  tokens, share = study.sizes[0], study.shares[-1]
+  most, many = (chosen(study.at(tokens, share, kind)) for kind in ("importance", "projected"))
+  if not many or not most:
     return None
-  text = "Beyond some number of tasks importance sampling costs more than the projected network."
-  return Claim(text, FAILS if None in found else HOLDS, f"By model FLOPs: {_join(said)}")
+  text = "Beyond some number of tasks importance sampling is worse than the projected network."
+  said: list[str] = []
+  for n in range(1, _TASKS + 1):
+    few = chosen(affordable(study.through(most.method, tokens), many.tasks(n), n))
+    value = gain(many, few) if few else None
+    if few is None or value is None:
+      none = f"with {plural(n, 'task')} {most.method} cannot be had for as much"
+      return Claim(text, HOLDS, _join([*said[-1:], none]))
+    line = f"with {plural(n, 'task')} {_against(many, few)} at {percent(few.share)} of pretraining"
+    said = [*said[-1:], line]
+    if value.mean > 0:
+      return Claim(text, verdict([value], noise(study)), _join(said))
+  return Claim(text, FAILS, f"Not up to {_TASKS} tasks: {_join(said[-1:])}")
 
 
 def _against(row: Row, rival: Row) -> str:
-  """Returns both perplexities over the domains of both, and the gain."""
-  domains, value = shared([row, rival]), gain(row, rival)
+  """Returns both perplexities, and the gain."""
+  value, (mine, its) = gain(row, rival), perplexities(row, rival)
   said = f" ({change(value.mean)}, {nats(value)} nats)" if value else ""
-  mine, its = (number(r.macro(domains=domains)) for r in (row, rival))
-  return f"{row.method} {mine} against {rival.method} {its}{said}"
+  return f"{row.method} {number(mine)} against {rival.method} {number(its)}{said}"
 
 
 def _join(said: list[str]) -> str:

@@ -19,25 +19,28 @@ def section(study: Study) -> Section | None:
   return figures.section("Clusters and domains", text, [_table(study), *plots])
 
 
-def entropies(study: Study, tokens: int, domains: Sequence[str]) -> tuple[int, dict[str, float]]:
-  """Returns the largest number of clusters, and the entropy of each domain over them in nats."""
-  found = {d: histograms(study, tokens, d) for d in domains}
+def entropies(study: Study, domains: Sequence[str]) -> tuple[int, dict[str, float]]:
+  """Returns the largest number of clusters, and the entropy of each domain over them in nats.
+
+  Of the largest amount of its text: a histogram of few documents is narrow by chance.
+  """
+  found = {d: histograms(study, d) for d in domains}
   levels = [max(map(int, histogram)) for histogram in found.values() if histogram]
   most = max(levels, default=0)
   return most, {d: h[str(most)]["entropy"] for d, h in found.items() if str(most) in h}
 
 
-def histograms(study: Study, tokens: int, domain: str) -> dict[str, dict[str, float]]:
-  """Returns top share and entropy of a domain's text by number of clusters."""
-  cells = (c for c in study.cells if (c.of.domain, c.of.domain_tokens) == (domain, tokens))
-  return next((cell.record["histograms"] for cell in cells), {})
+def histograms(study: Study, domain: str) -> dict[str, dict[str, float]]:
+  """Returns top share and entropy by number of clusters, of the most of a domain's text."""
+  cells = [cell for cell in study.cells if cell.of.domain == domain]
+  most = max(cells, key=lambda cell: cell.of.domain_tokens, default=None)
+  return most.record["histograms"] if most else {}
 
 
 def _table(study: Study) -> Table:
-  tokens = study.sizes[-1]
-  found = {domain: histograms(study, tokens, domain) for domain in study.domains}
+  found = {domain: histograms(study, domain) for domain in study.domains}
   levels = sorted({int(k) for histogram in found.values() for k in histogram})
-  _, order = entropies(study, tokens, study.domains)
+  _, order = entropies(study, study.domains)
   lines: list[list[Item]] = []
   for domain in sorted(order, key=lambda d: order[d]):
     at = [found[domain][str(k)] for k in levels]
@@ -46,7 +49,7 @@ def _table(study: Study) -> Table:
   return Table(
     ["Domain", *["top", "entropy"] * len(levels)],
     [lines] if levels else [],
-    caption=f"From {count(tokens)} tokens of each domain.",
+    caption=f"From the most text of each domain, up to {count(study.sizes[-1])} tokens.",
     spans=[("", 1), *((f"{k} clusters", 2) for k in levels)],
   )
 
@@ -57,7 +60,7 @@ def _plot(study: Study, tokens: int) -> Lines | None:
   base = next((row for row in rows if row.method == name), None)
   if base is None:
     return None
-  k, entropy = entropies(study, tokens, study.domains)
+  k, entropy = entropies(study, study.domains)
   series = []
   for row in rows:
     if row is base or row.kind == "none":

@@ -15,6 +15,7 @@ _SPAN = (1.0, 2.0, 4.0, 7.0, 12.0, 20.0, 30.0, 50.0, 100.0)  # numbers of tasks 
 def section(study: Study) -> Section | None:
   more = f" at {percent(study.shares[-1])} of pretraining" if len(study.shares) > 1 else ""
   text = f"Model FLOPs for N tasks: generic training once, specialization N times{more}."
+  text += " Clusters are left out, as in the paper, and stand beside it."
   if any(row.kind == "importance" for row in study.rows):
     text += (
       " A rival shares its pretraining between tasks, so that from some number of tasks on it is"
@@ -40,13 +41,14 @@ def _costs(groups: Sequence[Sequence[Row]]) -> Table:
     for row in rows:
       books = [row.spent("flops", book) for book in ("generic", "specialization")]
       costs = [scientific(cost) for cost in (*books, *(row.tasks(n) for n in TASKS))]
+      costs += [scientific(cost) if cost else "–" for cost in row.clustering("flops")]
       tokens, score = count(row.domain_tokens), entry(row.perplexity())
       bodies[-1].append([Name(row.method), tokens, score, *costs])
   names = ["generic", "each task", *(plural(n, "task") for n in TASKS)]
   return Table(
-    ["Method", "Domain tokens", "Macro perplexity", *names],
+    ["Method", "Domain tokens", "Macro perplexity", *names, "generic", "each task"],
     [body for body in bodies if body],
-    spans=[("", 3), ("FLOPs", len(names))],
+    spans=[("", 3), ("FLOPs", len(names)), ("Clusters' FLOPs", 2)],
   )
 
 
