@@ -107,6 +107,12 @@ class Checkpoints:
     state = TrainState(optimizer["step"], restored["params"], optimizer["opt_state"])
     return state, restored["metadata"]
 
+  def metadata(self, step: int) -> dict[str, Any]:
+    """Returns what was saved beside the state."""
+    args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+    found: dict[str, Any] = self._manager.restore(step, args=args)["metadata"]
+    return found
+
   def restore_params(self, step: int, like: Any) -> Any:
     """Returns the parameters alone, on the mesh that `like` names.
 

@@ -5,13 +5,23 @@ Here are only names, types and the constraints that a machine can check.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from specialization.errors import UserError
 from specialization.strict import at_least, one_of
 
 STRATEGIES = ("generic", "clustered", "balanced", "importance", "none")
 CHOICES = ("most_frequent", "lowest_loss", "histogram", "all")
+
+
+def _check_names(where: str, names: Iterable[str]) -> None:
+  """Raises UserError unless all may be parts of file names and of cells' names."""
+  for name in names:
+    if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name):
+      raise UserError(
+        f"{where}.{name} is not a name of letters and digits, with single _ or - between them."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +52,13 @@ class DataConfig:
   max_evaluation_tokens: int
   max_generic_evaluation_tokens: int
   workers: int
+
+  def __post_init__(self) -> None:
+    _check_names("data.domains", self.domains)
+    if "generic" in self.domains:
+      raise UserError(
+        "data.domains.generic is the name of generic text: call the domain otherwise."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,8 +338,12 @@ class SpecializeConfig:
     one_of("specialize.choose", self.choose, CHOICES)
     if not 0 <= self.replay < 1:
       raise UserError(f"specialize.replay={self.replay} must lie in [0, 1).")
-    if not self.domain_tokens:
-      raise UserError("specialize.domain_tokens=() needs at least one number of tokens.")
+    tokens = self.domain_tokens
+    if not tokens or min(tokens) < 1 or len(set(tokens)) < len(tokens):
+      raise UserError(
+        f"specialize.domain_tokens={tokens} needs at least one number of tokens, each above 0 and"
+        " only once."
+      )
     at_least(1, self, "evaluate_every")
     at_least(0, self, "patience")
 
@@ -358,6 +379,7 @@ class Config:
   def __post_init__(self) -> None:
     if not self.methods:
       raise UserError("The config has no methods: give `config.methods` at least one row.")
+    _check_names("methods", self.methods)
     at_least(1, self, "sequence_length", "evaluation_rows")
     for name, row in self.methods.items():
       if row.size not in self.sizes:

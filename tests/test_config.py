@@ -13,6 +13,9 @@ from specialization.errors import UserError
 from specialization.strict import known_key, one_of, parse, to_dict
 
 
+NO_TEXT = {"train": (), "validation": (), "test": ()}
+
+
 def tree():
   return tiny_study.get_config("corpus").to_dict()
 
@@ -108,6 +111,11 @@ def test_nothing_can_be_changed_afterwards():
     ("specialize.evaluate_every", 0, "evaluate_every=0 must be at least 1."),
     ("pretrain.log_every", 0, "log_every=0 must be at least 1."),
     ("sequence_length", 0, "sequence_length=0 must be at least 1."),
+    ("data.domains", {"generic": NO_TEXT}, "data.domains.generic is the name of generic text"),
+    ("data.domains", {"a/b": NO_TEXT}, "data.domains.a/b is not a name of letters and digits"),
+    ("methods", {"a--b": tree()["methods"]["dense"]}, "methods.a--b is not a name of letters"),
+    ("specialize.domain_tokens", (0, 5), "domain_tokens=(0, 5) needs at least one number of"),
+    ("specialize.domain_tokens", (5, 5), "domain_tokens=(5, 5) needs at least one number of"),
   ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(where, value, sentence):

@@ -44,6 +44,11 @@ class Tokenizer:
     return artifact.fingerprint(artifact.made_from(self._folder))
 
   @property
+  def digest(self) -> str:
+    """Identifies what it does, wherever it came from."""
+    return artifact.fingerprint({"text": (self._folder / _FILE).read_text()})
+
+  @property
   def vocab_size(self) -> int:
     """Number of entries, the end of a document included."""
     return self._tokenizer.get_vocab_size()

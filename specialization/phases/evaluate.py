@@ -48,11 +48,14 @@ class Evaluation:
       before = {k: pretrained.score(mixture, s) for k, s in stores.items()}
       before["routed"] = pretrained.routed_score(generic)
       started = time.monotonic()
-      scores = {
-        "before": {k: dataclasses.asdict(score) for k, score in before.items()},
-        "after": {k: dataclasses.asdict(evaluator.score(after, s)) for k, s in stores.items()},
-      }
+      tested = {k: evaluator.score(after, s) for k, s in stores.items()}
       seconds = time.monotonic() - started
+    scores = {
+      when: {k: dataclasses.asdict(score) for k, score in found.items()}
+      for when, found in (("before", before), ("after", tested))
+    }
+    said = " -> ".join(f"{score['domain'].perplexity:.2f}" for score in (before, tested))
+    print(f"evaluate {cell.name}: perplexity {said}.", flush=True)
     tokens = of.domain.test.n_tokens + generic.n_tokens
     routed = tokens + generic.n_tokens * (pretrained.family.clusters > 1)
     per_token, devices = evaluator.flops_per_token, flat_mesh(config).size

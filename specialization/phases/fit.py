@@ -26,6 +26,7 @@ class Start:
   """Where a run begins if it has no checkpoint of its own; the first of these that is given.
 
   Attributes:
+    tokenizer: its digest; another study's run has to have the same.
     state: folder of another run's checkpoints, of which the full state is taken; "": none.
     params: of another run's, of which the parameters are taken; "": none.
     given: makes parameters, or None.
@@ -35,6 +36,7 @@ class Start:
       before all others if that step is there.
   """
 
+  tokenizer: str
   state: str
   params: str
   given: Callable[[], Params] | None = None
@@ -59,13 +61,13 @@ def _begin(
         progress = loop.Progress.of(metadata["progress"])
         return state, progress, f"step {step} of {folder.parent.name}"
   if start.state:
-    with _other(start.state) as other:
+    with _other(start.state, start.tokenizer) as other:
       state, metadata = other.restore(other.latest() or 0, trainer.like)
     progress = loop.Progress(step=metadata["progress"]["step"])
     return state, progress, f"the full state of {start.state} at step {progress.step}"
   params, origin = None, "scratch"
   if start.params:
-    with _other(start.params) as other:
+    with _other(start.params, start.tokenizer) as other:
       params = other.restore_params(other.best() or 0, trainer.like.params)
     origin = f"the parameters of {start.params}"
   elif start.given:
@@ -106,7 +108,12 @@ def fit(
     tensorboard=config.metrics.tensorboard,
     wandb_project=config.metrics.wandb_project,
   )
-  metadata = {"phase": name, "made_from": artifact.made_from(folder), "config": to_dict(config)}
+  metadata = {
+    "phase": name,
+    "made_from": artifact.made_from(folder),
+    "config": to_dict(config),
+    "tokenizer": start.tokenizer,
+  }
   if checkpoints.latest() is None and progress.step >= trainer.steps:
     # Another run's state is already this one's end, and later phases look for it here.
     record = metadata | {"progress": dataclasses.asdict(progress)}
@@ -134,12 +141,18 @@ def fit(
 
 
 @contextlib.contextmanager
-def _other(folder: str) -> Iterator[Checkpoints]:
+def _other(folder: str, tokenizer: str) -> Iterator[Checkpoints]:
   if not Path(folder).is_dir():
     raise UserError(f"{folder} is not a folder of checkpoints to begin from.")
   with contextlib.closing(Checkpoints(Path(folder), read_only=True)) as checkpoints:
-    if checkpoints.latest() is None:
+    newest = checkpoints.latest()
+    if newest is None:
       raise UserError(f"{folder} has no complete checkpoint to begin from.")
+    if checkpoints.metadata(newest)["tokenizer"] != tokenizer:
+      raise UserError(
+        f"{folder} was trained with another tokenizer, to which the same ids are other text: give"
+        " that study's with tokenizer.file, or begin elsewhere."
+      )
     yield checkpoints
 
 

@@ -125,6 +125,7 @@ class Pretrained:
         pipeline.Pipeline(self._sampler(), [self.data.train]),
         self.config,
         Start(
+          self.data.tokenizer.digest,
           train.init_state,
           train.init_params,
           self._branched if self._branch else None,

@@ -211,6 +211,7 @@ class Specialization:
         feed,
         config,
         Start(
+          self.data.tokenizer.digest,
           s.train.init_state,
           s.train.init_params,
           functools.partial(self.pretrained.materialize, mixture),

@@ -121,7 +121,8 @@ FIELDS = {
   "--config.methods.dense.size=llm": "is not one of the config's sizes (slm).",
   "--config.methods.projected.clusters=3": "is not a level of the cluster tree",
   "--config.pretrain.checkpoint_every=0": "checkpoint_every=0 must be at least 1.",
-  "--config.specialize.domain_tokens=()": "needs at least one number of tokens.",
+  "--config.specialize.domain_tokens=()": "needs at least one number of tokens, each above 0",
+  "--config.specialize.domain_tokens=(0,500)": "domain_tokens=(0, 500) needs at least one number",
   "--config.mesh.model=3": "data=-1, fsdp=1, model=3) does not divide the 8 devices",
   "--config.mesh.model=8": "does not divide over mesh.model=8",
   "--config.compute.microbatches=3": "microbatches=3 must divide the 1 groups (of",
@@ -262,6 +263,21 @@ def test_a_wrong_place_to_begin_from(refused, study, field, where, overrides, se
   finally:
     shutil.rmtree(study.workdir / "pretrain", ignore_errors=True)
     shutil.copytree(study.made / "study" / "pretrain", study.workdir / "pretrain")
+
+
+@pytest.mark.parametrize("field", ["init_state", "init_params"])
+def test_parameters_that_know_another_tokenizer(refused, study, tmp_path, field):
+  """One of the same size, in which two entries have changed places."""
+  told = json.loads((study.made / "study/data/tokenizer/tokenizer.json").read_text())
+  ids, (first, second) = told["model"]["vocab"], [*told["model"]["vocab"]][-2:]
+  ids[first], ids[second] = ids[second], ids[first]
+  (tmp_path / "tokenizer.json").write_text(json.dumps(told))
+  fields = {
+    "tokenizer__file": tmp_path / "tokenizer.json",
+    f"pretrain__{field}": study.made / "study/pretrain/dense--b100--s0/checkpoints",
+  }
+  arguments = tiny_study.arguments("pretrain", study.made / "corpus", tmp_path / "new", **fields)
+  assert "was trained with another tokenizer, to" in refused(*arguments, "--only=dense")
 
 
 @pytest.fixture
