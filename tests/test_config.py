@@ -12,7 +12,6 @@ from specialization.config import Config, HorizonConfig, ModelConfig
 from specialization.errors import UserError
 from specialization.strict import known_key, one_of, parse, to_dict
 
-
 NO_TEXT = {"train": (), "validation": (), "test": ()}
 
 

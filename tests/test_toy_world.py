@@ -179,20 +179,33 @@ def test_the_dense_model_comes_near_the_best_that_generic_text_allows(world, tra
   assert best < nll(*trained["generic"], np.ones(1), rows) < 1.05 * best
 
 
-def test_a_perfect_teacher_helps_and_weight_0_ignores_it(world):
-  """The teacher is the chains themselves; a few steps, so that more knowledge shows."""
+def taught(world, weight, steps):
+  """Returns the loss on the domain's main chain after hearing of the chains themselves."""
   log_chains = np.log(world.chains[3]).astype(np.float32)
 
   def teach(batch):
     return {"teacher_log_probs": log_chains[batch["tokens"][..., :-1]]}
 
-  def run(weight):
-    def objective(*args, **said):
-      return losses.distillation(*args, **said, weight=weight, temperature=1.0)
+  def objective(*args, **said):
+    return losses.distillation(*args, **said, weight=weight, temperature=1.0)
 
-    only = sampler(world, np.eye(K)[3])
-    return nll(*train(world, "dense", only, 50, False, objective, teach), [1.0], world.test[3])
+  only = sampler(world, np.eye(K)[3])
+  return nll(*train(world, "dense", only, steps, False, objective, teach), [1.0], world.test[3])
 
-  plain = nll(*train(world, "dense", sampler(world, np.eye(K)[3]), 50), [1.0], world.test[3])
-  assert run(0.0) == pytest.approx(plain, abs=1e-5)
-  assert run(1.0) < plain - 0.01
+
+def of_the_domain_alone(world, steps):
+  only = sampler(world, np.eye(K)[3])
+  return nll(*train(world, "dense", only, steps), [1.0], world.test[3])
+
+
+def test_a_perfect_teacher_helps_and_weight_0_ignores_it(world):
+  """After a few steps, when more knowledge shows."""
+  plain = of_the_domain_alone(world, 50)
+  assert taught(world, 0.0, 50) == pytest.approx(plain, abs=1e-5)
+  assert taught(world, 1.0, 50) < plain - 0.01
+
+
+def test_with_or_without_a_teacher_text_of_the_domain_leads_to_its_entropy(world):
+  best = bayes(world, np.eye(K)[3], world.test[3])
+  assert best < taught(world, 1.0, STEPS) < 1.05 * best
+  assert best < of_the_domain_alone(world, STEPS) < 1.05 * best

@@ -9,6 +9,7 @@ as the study's pretraining takes; then the same small model is pretrained and fi
 same tokenizer and steps. The study has to be there. Prints held-out perplexities side by side.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -40,15 +41,21 @@ def write(path: Path, texts: Iterable[str]) -> str:
 
 def first_texts(store: Store, tokenizer: Tokenizer, max_tokens: int) -> Iterator[str]:
   """Yields what the first rows of a store hold, document by document."""
-  ids = store.rows(np.arange(store.first(max_tokens)))[:, :-1].ravel()
+  ids = store.rows(np.arange(store.first(max_tokens))).ravel()
   for part in np.split(ids, np.flatnonzero(ids == tokenizer.end_of_document)):
     text = tokenizer.decode(part[part != tokenizer.end_of_document])
     if text.strip():
       yield text
 
 
+def count_tokens(path: Path, tokenizer: Tokenizer) -> int:
+  """Returns how many tokens the store will have of a .jsonl file."""
+  texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+  return sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
+
+
 def select(config: Config, domain: str, folder: Path) -> None:
-  """Writes the generic documents that DSIR selects for a domain to folder/selected."""
+  """Writes the generic documents that DSIR selects for a domain to folder/selected.jsonl."""
   from data_selection import HashedNgramDSIR
 
   data = Path(WORKDIR.value) / "data"
@@ -59,31 +66,44 @@ def select(config: Config, domain: str, folder: Path) -> None:
   seen = config.importance.tokens or min(config.specialize.domain_tokens)
   target = first_texts(Store(data / "train" / domain), tokenizer, seen)
   train = config.methods["slm"].pretrain
-  tokens = train.horizon.steps * train.batch_rows * config.sequence_length
-  documents = math.ceil(generic.count("train") * tokens / Store(data / "train/generic").n_tokens)
-  np.random.seed(0)  # DSIR draws from numpy's global generator.
+  wanted = train.horizon.steps * train.batch_rows * config.sequence_length
   dsir = HashedNgramDSIR([str(raw)], [write(folder / "target.jsonl", target)], str(folder / "dsir"))
   dsir.fit_importance_estimator(num_tokens_to_fit="all")
   dsir.compute_importance_weights()
-  dsir.resample(str(folder / "selected"), documents, str(folder / "unfinished"))
-  print(f"{domain}: DSIR selected {documents:,} documents for {tokens:,} tokens.", flush=True)
+  documents = generic.count("train") * wanted / Store(data / "train/generic").n_tokens
+  for turn in range(
+    3
+  ):  # It takes a number of documents, and which they are says how long they are.
+    np.random.seed(0)  # DSIR draws from numpy's global generator.
+    drawn = folder / f"drawn-{turn}"
+    dsir.resample(str(drawn), math.ceil(documents), str(folder / f"unfinished-{turn}"))
+    (file,) = drawn.rglob("*.jsonl")
+    tokens = count_tokens(file, tokenizer)
+    print(f"{domain}: {math.ceil(documents):,} documents, {tokens:,} of {wanted:,} tokens.")
+    documents *= wanted / tokens
+  file.rename(folder / "selected.jsonl")
 
 
 def perplexities(workdir: Path, method: str, domain: str) -> dict[int, float]:
-  """Returns the held-out perplexity for each amount of domain text."""
+  """Returns the held-out perplexity before fine-tuning (0) and after each amount of its text."""
   found = {}
-  for path in (workdir / "results").glob(f"{method}--{domain}--*--b100--s0*"):
+  for path in (workdir / "results").glob(f"{method}--{domain}--*--b100--s0.json"):
     record = json.loads(path.read_text())
-    score = record["after"]["domain"]
-    found[record["domain_tokens"]] = math.exp(score["nats"] / score["tokens"])
-  return found
+    for tokens, when in ((0, "before"), (record["domain_tokens"], "after")):
+      score = record[when]["domain"]
+      found[tokens] = math.exp(score["nats"] / score["tokens"])
+  if not found:
+    raise SystemExit(f"{workdir} has no {method}--{domain}--*--b100--s0 yet: run the study first.")
+  return dict(sorted(found.items()))
 
 
 def main(_: list[str]) -> None:
   config = command.load_config(CONFIG.value, {"data.folder": FOLDER.value})
+  for domain, method in itertools.product(DOMAINS.value, ("slm", "slm_is")):
+    perplexities(Path(WORKDIR.value), method, domain)
   for domain in DOMAINS.value:
     folder = Path(OUT.value) / domain
-    if not (folder / "selected").exists():
+    if not (folder / "selected.jsonl").exists():
       select(config, domain, folder)
     command.main(
       [
@@ -92,7 +112,7 @@ def main(_: list[str]) -> None:
         f"--workdir={folder / 'run'}",
         f"--only=slm--{domain}--*--b100--s0",
         f"--config.data.folder={FOLDER.value}",
-        f"--config.data.generic.train=('{(folder / 'selected').absolute()}',)",
+        f"--config.data.generic.train=('{(folder / 'selected.jsonl').absolute()}',)",
         f"--config.tokenizer.file={Path(WORKDIR.value) / 'data/tokenizer/tokenizer.json'}",
         "--config.clusters.embedder=tfidf",
       ]

@@ -322,19 +322,28 @@ def test_a_student_and_its_teacher_share_both_budgets(corpus, whole, tmp_path):
   assert (stopped["step"], stopped["reason"]) == (2, "end of the budget")
 
 
-def test_two_processes_share_a_study_also_when_one_is_killed(corpus, whole, tmp_path):
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_share_a_study_also_when_one_is_killed(corpus, whole, tmp_path, killed):
   workdir = tmp_path / "study"
   first, second = start(corpus, workdir), start(corpus, workdir)
-  while not [*(workdir / "specialize").glob("*/result.json")]:
+  while killed and not [*(workdir / "specialize").glob("*/result.json")]:
     time.sleep(0.05)
     assert first.poll() is None or second.poll() is None
-  first.send_signal(signal.SIGKILL)
+  if killed:
+    first.send_signal(signal.SIGKILL)
   said = [process.communicate(timeout=300)[0] for process in (first, second)]
-  assert second.returncode == 0, said[1]
-  begun = [re.findall(r"^(\w+ [\w ,-]+): .* starting from (?!its own)", s, re.M) for s in said]
+  assert [first.returncode, second.returncode] == [-signal.SIGKILL if killed else 0, 0], said
+  begun = [
+    re.findall(r"^(\w+ [\w ,-]+): (?:.* starting from (?!its own)|perplexity)", text, re.MULTILINE)
+    for text in said
+  ]
+  assert all(begun), "one did all of it"
   # What the killed process began last may have had no checkpoint to go on from.
-  once = [*begun[0][:-1], *begun[1]]
+  once = [*(begun[0][:-1] if killed else begun[0]), *begun[1]]
   assert len(once) == len(set(once)), "something was begun twice"
+  tested = [name for name in once if name.startswith("evaluate ")]
+  assert {f"evaluate {name}" for name in results(whole)} >= set(tested)
+  assert killed or len(tested) == len(results(whole))
   right, found = results(whole), results(workdir)
   assert found.keys() == right.keys()
   for name, record in right.items():
