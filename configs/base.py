@@ -188,7 +188,8 @@ def get_config() -> ConfigDict:
     top_k=128,  # largest logits of the teacher that count, the others as one sum; 0: all
     cache=False,  # False: the teacher runs beside the student; True: its logits lie on disk
   )
-  # What binds, 0: no limit. A phase ends when its FLOPs or device-hours are spent.
+  # What binds, 0: no limit. A phase ends when its FLOPs are spent; device-hours
+  # are as many FLOPs as `sustained_flops` makes of them.
   config.budgets = dict(
     generic_flops=0.0,  # of one pretraining on generic text
     generic_device_hours=0.0,  # the same in hours of one device
