@@ -281,6 +281,15 @@ def test_clusters_and_domains(tmp_path):
   assert plot.ticks == {"narrow": 1.0, "all over": 2.5}
 
 
+def test_few_documents_do_not_make_a_domain_narrow(tmp_path):
+  for method in ("slm", "slm_pn"):
+    save(tmp_path, method, "all over", 1000, histograms=NARROW)
+    save(tmp_path, method, "all over", 9000, histograms=SPREAD)
+  section = entropy.section(results.load(tmp_path))
+  assert shown(section) == [["all over", "90%", "0.500", "25%", "2.500"]]
+  assert [plot.ticks for plot in plots(section).values()] == 2 * [{"all over": 2.5}]
+
+
 def test_importance_sampling_is_diagnosed_by_domain(tmp_path):
   save(tmp_path, "slm_is", "a")
   save(tmp_path, "slm", "a")
