@@ -8,6 +8,7 @@ import jax
 
 from specialization import budgets, report
 from specialization.config import Config
+from specialization.errors import UserError
 from specialization.phases.build import (
   flops_per_step,
   forward_flops,
@@ -72,22 +73,42 @@ class Study:
         self.report()
 
   def prepare(self) -> None:
-    """All data, and a look at what importance sampling will make of them."""
-    self._prepare()
+    """All data, and a look at what importance sampling will make of them.
+
+    Raises:
+      UserError: a domain cannot be prepared; all others are.
+    """
+    if failed := self._prepare():
+      raise failed[0]
     for run in self._runs:
       if run.domain:
         print(self._method(run).diagnosis)
 
-  def _prepare(self) -> None:
-    """Documents, tokenizer, clusters and stores of generic text and all domains."""
+  def _prepare(self) -> list[UserError]:
+    """Makes documents, tokenizer, clusters and stores of generic text and all domains.
+
+    Returns why domains cannot be prepared: their jobs will fail, and stop no others.
+
+    Raises:
+      UserError: none can be.
+    """
+    failed, domains = [], dict.fromkeys(cell.domain for cell in self._cells)
     for name in dict.fromkeys(run.method for run in self._runs):
       if self._config.methods[name].strategy != "none":
         pretrainer(self._config, self._config.methods[name])  # Tells mistakes before text is read.
     with locked(self._workdir, "prepare"):
       data = self._data()
-      for domain in dict.fromkeys(cell.domain for cell in self._cells):
-        data.domain(domain)
+      for domain in domains:
+        try:
+          data.domain(domain)
+        except UserError as error:
+          failed.append(error)
+    if failed and len(failed) == len(domains):
+      raise failed[0]
+    for why in failed:
+      print(f"Left out: {why}", flush=True)
     print(f"prepare: {data.train.n_tokens:,} generic tokens in {data.train.n_rows:,} rows.")
+    return failed
 
   def pretrain(self) -> None:
     """Each method on generic text."""
