@@ -5,23 +5,13 @@ Here are only names, types and the constraints that a machine can check.
 """
 
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from specialization.errors import UserError
-from specialization.strict import at_least, one_of
+from specialization.strict import at_least, one_of, plain_names
 
 STRATEGIES = ("generic", "clustered", "balanced", "importance", "none")
 CHOICES = ("most_frequent", "lowest_loss", "histogram", "all")
-
-
-def _check_names(where: str, names: Iterable[str]) -> None:
-  """Raises UserError unless all may be parts of file names and of cells' names."""
-  for name in names:
-    if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name):
-      raise UserError(
-        f"{where}.{name} is not a name of letters and digits, with single _ or - between them."
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +44,7 @@ class DataConfig:
   workers: int
 
   def __post_init__(self) -> None:
-    _check_names("data.domains", self.domains)
+    plain_names("data.domains", self.domains)
     if "generic" in self.domains:
       raise UserError(
         "data.domains.generic is the name of generic text: call the domain otherwise."
@@ -379,7 +369,7 @@ class Config:
   def __post_init__(self) -> None:
     if not self.methods:
       raise UserError("The config has no methods: give `config.methods` at least one row.")
-    _check_names("methods", self.methods)
+    plain_names("methods", self.methods)
     at_least(1, self, "sequence_length", "evaluation_rows")
     for name, row in self.methods.items():
       if row.size not in self.sizes:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,15 @@ def _nearest(word: str, known: Iterable[str]) -> str:
   known = tuple(known)
   match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
   return f": did you mean {match[0]!r}?" if match else f": choose one of {', '.join(known)}."
+
+
+def plain_names(where: str, names: Iterable[str]) -> None:
+  """Raises UserError unless all may be parts of file names and of cells' names."""
+  for name in names:
+    if not re.fullmatch(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*", name):
+      raise UserError(
+        f"{where}.{name} is not a name of letters and digits, with single _ or - between them."
+      )
 
 
 def at_least(least: int, config: Any, *names: str) -> None:

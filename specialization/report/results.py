@@ -271,8 +271,9 @@ class Study:
 
   @functools.cached_property
   def best_small(self) -> list[Row]:
-    """The best row of each group among those of the smallest models."""
-    best = (lowest(self.at(*key)) for key, rows in self.groups.items() if len(rows) > 1)
+    """The best row of each group with several pretrained ones, of the smallest models."""
+    several = [key for key, rows in self.groups.items() if sum(r.kind != "none" for r in rows) > 1]
+    best = (lowest(self.at(*key)) for key in several)
     return [row for row in best if row is not None]
 
   def scope(self, domains: Sequence[str]) -> str:

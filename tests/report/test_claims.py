@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from records import entry, save
+from records import cells, entry, save
 from specialization.report import results
 from specialization.report.compare import correlation, front, noise, verdict
 from specialization.report.results import Value
@@ -296,6 +296,23 @@ def test_words_say_who_wins_by_how_much(tmp_path):
     " below it, with 30M parameters at inference in place of 5M."
   )
   assert "changes the perplexity on generic text by +100.0% (llm" in forgetting
+
+
+def test_words_pass_over_what_has_no_rival(tmp_path):
+  """A method that is wanted on one domain alone, and a share at which only one is pretrained."""
+  for domain in ("a", "b"):
+    save(tmp_path, "slm", domain, after=8)
+    save(tmp_path, "slm", domain, share=0.25, after=9)
+    save(tmp_path, "slm_is", domain, after=6)
+    save(tmp_path, "slm_nopt", domain, after=90)
+  save(tmp_path, "few_is", "b", strategy="importance", clusters=8, after=6.5)
+  names = [(name, d, 100_000) for name in ("slm", "slm_is", "slm_nopt") for d in ("a", "b")]
+  expected = cells(*names, ("few_is", "b", 100_000))
+  best = advice.words(results.load(tmp_path, expected))[0]
+  assert best == (
+    "With 100k domain tokens the best small model is slm_is (6.000 at 100% of pretraining). slm_is"
+    " is 25.0% below slm (8.000), and the best small model on 2 of 2 domains."
+  )
 
 
 def test_words_name_the_best_at_each_generic_budget(tmp_path):

@@ -265,27 +265,6 @@ def test_a_wrong_place_to_begin_from(refused, study, field, where, overrides, se
     shutil.copytree(study.made / "study" / "pretrain", study.workdir / "pretrain")
 
 
-def test_a_domain_that_cannot_be_read_stops_no_other(refused, study, tmp_path):
-  corpus, config = study.made / "corpus", tmp_path / "two.py"
-  config.write_text(
-    "import tiny_study\n"
-    "def get_config(corpus):\n"
-    "  config = tiny_study.get_config(corpus)\n"
-    "  gone = dict(train=(f'{corpus}/gone.jsonl',), validation=(), test=())\n"
-    "  config.data.domains = dict(gone=gone, law=config.data.domains.law.to_dict())\n"
-    "  return config\n"
-  )
-  verb, _, *others = tiny_study.arguments("run", corpus, tmp_path / "study")
-  arguments = [f"--config={config}:{corpus}", *others, "--only=dense"]
-  sentence = "gone.jsonl' matches no file"
-  said = refused(verb, *arguments)
-  assert said.startswith("error: 2 of 5 jobs failed, first specialize/dense--gone--500--b100--s0: ")
-  assert sentence in said
-  results = [path.stem for path in (tmp_path / "study" / "results").iterdir()]
-  assert results == ["dense--law--500--b100--s0"]
-  assert sentence in refused("prepare", *arguments)
-
-
 @pytest.mark.parametrize("field", ["init_state", "init_params"])
 def test_parameters_that_know_another_tokenizer(refused, study, tmp_path, field):
   """One of the same size, in which two entries have changed places."""

@@ -12,7 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 import tiny_study
-from specialization import metrics
+from specialization import main, metrics
+from specialization.errors import UserError
 
 FAMILIES = tiny_study.FAMILIES
 PHASES = ("pretrain", "specialize")
@@ -155,3 +156,26 @@ def test_a_finished_run_does_nothing_but_say_so(folder):
   (seconds,) = re.findall(r"all is done in .* \((\d+) s\)", said)
   assert int(seconds) < 10
   assert stamps() == before
+
+
+def test_a_domain_that_cannot_be_read_stops_no_other(tmp_path):
+  corpus, workdir, config = (tmp_path / name for name in ("corpus", "study", "two.py"))
+  tiny_study.write_corpus(corpus)
+  config.write_text(
+    "import tiny_study\n"
+    "def get_config(corpus):\n"
+    "  config = tiny_study.get_config(corpus)\n"
+    "  gone = dict(train=(f'{corpus}/gone.jsonl',), validation=(), test=())\n"
+    "  config.data.domains = dict(gone=gone, law=config.data.domains.law.to_dict())\n"
+    "  return config\n"
+  )
+  arguments = [f"--config={config}:{corpus}", f"--workdir={workdir}", "--only=dense"]
+  sentence = "gone.jsonl' matches no file"
+  with pytest.raises(UserError, match=sentence) as raised:
+    main.main(["run", *arguments])
+  failed = "2 of 5 jobs failed, first specialize/dense--gone--500--b100--s0: "
+  assert str(raised.value).startswith(failed)
+  results = [path.stem for path in (workdir / "results").iterdir()]
+  assert results == ["dense--law--500--b100--s0"]
+  with pytest.raises(UserError, match=sentence):
+    main.main(["prepare", *arguments])

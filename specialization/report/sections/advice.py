@@ -127,7 +127,7 @@ def _margin(study: Study, best: Row) -> str:
     clear = verdict([value], noise(study)) == HOLDS
     said += f", {'more' if clear else 'less'} than twice the deviation between seeds"
     said += "" if clear else " and so too close to call"
-  wins = [d for d in best.common if all(best.on(d) <= row.on(d) for row in rivals)]
+  wins = [d for d in best.common if not any(row.on(d) < best.on(d) for row in rivals)]
   return f"{said}, and the best small model on {len(wins)} of {len(best.common)} domains."
 
 
