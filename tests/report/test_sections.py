@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from records import entry, log, save, shown
+from records import cells, entry, log, save, shown
 from specialization.config import BudgetsConfig
 from specialization.report import results
 from specialization.report.figures import Dots, Lines
@@ -249,6 +249,18 @@ def test_distillation_at_the_students_cost_and_at_total_cost(tmp_path):
   assert curves(total)["slm_d"] == ([9900], pytest.approx([7]))
   assert curves(student)["slm"] == curves(total)["slm"] == ([1100], pytest.approx([8]))
   assert shown(section)[1] == ["slm_d", "100k", "100%", "7.000", "1.9e3", "9.9e3", "80.8%"]
+
+
+def test_a_method_of_some_domains_does_not_narrow_the_others(tmp_path):
+  for domain in ("a", "b"):
+    save(tmp_path, "slm", domain, after=8)
+    save(tmp_path, "slm_d", domain, after=7)
+  save(tmp_path, "slm_mix", "a", after=9)
+  wanted = [(name, domain, 100_000) for name in ("slm", "slm_d") for domain in ("a", "b")]
+  study = results.load(tmp_path, cells(*wanted, ("slm_mix", "a", 100_000)))
+  for plot in plots(distillation.section(study)).values():
+    assert list(curves(plot)) == ["slm", "slm_d"]
+    assert not plot.caption
 
 
 def test_numbers_of_clusters_join_methods_that_differ_in_nothing_else(tmp_path):

@@ -21,7 +21,7 @@ def section(study: Study) -> Section | None:
 
 
 def _plots(study: Study, tokens: int) -> list[Lines]:
-  rows = [row for row in study.rows if row.domain_tokens == tokens]
+  rows = [row for row in study.rows if row.domain_tokens == tokens and row.whole]
   if not any(row.kind == "distilled" for row in rows):
     return []
   domains = shared(rows)
