@@ -55,8 +55,8 @@ def trust(study: Study) -> str:
   few = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else f"{max(seeds)}"
   return (
     f"Numbers are means over {few} seeds, ± the sample standard deviation between them. A"
-    " difference counts as clear above twice its own deviation between seeds"
-    + (", which with two seeds chance alone exceeds one time in five." if max(seeds) == 2 else ".")
+    " difference counts as clear above twice its own deviation between seeds or that of all small"
+    " methods together, whichever is larger."
   )
 
 

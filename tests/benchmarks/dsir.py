@@ -71,9 +71,8 @@ def select(config: Config, domain: str, folder: Path) -> None:
   dsir.fit_importance_estimator(num_tokens_to_fit="all")
   dsir.compute_importance_weights()
   documents = generic.count("train") * wanted / Store(data / "train/generic").n_tokens
-  for turn in range(
-    3
-  ):  # It takes a number of documents, and which they are says how long they are.
+  # DSIR takes a number of documents, and which they are says how long they are.
+  for turn in range(3):
     np.random.seed(0)  # DSIR draws from numpy's global generator.
     drawn = folder / f"drawn-{turn}"
     dsir.resample(str(drawn), math.ceil(documents), str(folder / f"unfinished-{turn}"))
