@@ -133,7 +133,7 @@ def test_seeds_give_mean_and_deviation(tmp_path):
   page = written(tmp_path)
   assert "4.000 <small>± 4.2</small>" in page
   assert "means over 2 seeds" in page
-  assert "chance alone exceeds one time in five" in page
+  assert "or that of all small methods together, whichever is larger" in page
 
 
 def test_scores_too_large_for_a_float_are_infinite(tmp_path):
