@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -172,6 +173,11 @@ def console() -> None:
     sys.unraisablehook = _tell_unraisable
   try:
     main(sys.argv[1:])
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # The reader has seen enough, as `head` does; what is still buffered goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
   except UserError as error:
     if "--debug" in sys.argv:
       traceback.print_exc()

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -383,3 +384,11 @@ def test_an_interrupt_says_how_to_go_on(console, study, monkeypatch):
   monkeypatch.setattr(metrics, "Writer", interrupt)
   status, line = console(*study.arguments("pretrain"), "--only=projected")
   assert (status, line) == (130, "Stopped. Run the same command again to go on.")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(study):
+  command = [sys.executable, "-m", "specialization", *study.arguments("cells")]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    process.stdout.close()
+    assert process.stderr.read() == b""
+  assert process.returncode == 128 + signal.SIGPIPE
