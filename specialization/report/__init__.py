@@ -15,7 +15,7 @@ def write(
   command: str,
   limits: BudgetsConfig | None = None,
 ) -> Path:
-  """Writes table.csv, table.md, report.html and figures/*.pdf to workdir/report.
+  """Writes table.csv, table.md, report.html and figures/*.pdf and *.png to workdir/report.
 
   Args:
     workdir: of the study, with results/*.json, pretrain/RUN/metrics.jsonl and failed/*.txt.

@@ -23,7 +23,7 @@ def page(study: Study, name: str, command: str, figures: Path) -> str:
   Args:
     study: its results.
     name, command: for the header.
-    figures: folder where each plot is left as a PDF, too.
+    figures: folder where each plot is left as a PDF and a PNG, too.
   """
   shutil.rmtree(figures, ignore_errors=True)
   figures.mkdir(parents=True)
@@ -67,7 +67,7 @@ def _section(section: Section, look: Mapping[str, Look], figures: Path) -> str:
 def _part(part: Part, look: Mapping[str, Look], where: str, figures: Path) -> str:
   if isinstance(part, Table):
     return _table(part, look)
-  plot = draw(part, look, figures / f"{_id(f'{where} {part.title}')}.pdf")
+  plot = draw(part, look, figures / f"{_id(f'{where} {part.title}')}")
   # Plots share one page, whose ids must be unique.
   unique = f"p{zlib.crc32((where + part.title + plot).encode()):x}-"
   plot = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{unique}", plot)

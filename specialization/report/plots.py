@@ -1,4 +1,4 @@
-"""Plots: SVG for a page, and PDF for a paper.
+"""Plots: SVG for a page, PDF for a paper, PNG for anything else.
 
 The former take the page's own ink and card color, so that they follow its light or dark scheme.
 """
@@ -61,6 +61,7 @@ _STYLE: Any = {
   "ytick.color": _INK,
 }
 _WIDTH = 4.3  # inches; about a phone's width, so that text keeps its size there
+_DPI = 200
 _HEIGHT = 2.6  # of a plot of lines, without its legend
 _LEGEND = 0.17  # of a line of the legend
 _MOST_MARKERS = 9  # on a line of many points
@@ -89,10 +90,11 @@ def looks(methods: Sequence[str], kinds: Mapping[str, str]) -> dict[str, Look]:
 
 
 def draw(part: Lines | Dots, look: Mapping[str, Look], path: Path) -> str:
-  """Returns a plot as SVG and leaves it at a path as PDF."""
+  """Returns a plot as SVG and leaves it at a path, to be completed by .pdf and .png."""
   with matplotlib.rc_context(_STYLE):
     figure = _lines(part, look) if isinstance(part, Lines) else _dots(part, look)
-    figure.savefig(path, metadata={"CreationDate": None})
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    figure.savefig(path.with_suffix(".png"), dpi=_DPI)
     return _svg(figure, part.title)
 
 

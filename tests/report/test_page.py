@@ -32,9 +32,10 @@ def test_page_is_one_valid_file_that_needs_nothing_else(tmp_path, capsys):
   assert "prefers-color-scheme: dark" in page
   assert page.count("<style") == 1
   assert page == written(tmp_path, expected, name="<study>")
-  figures = [*(tmp_path / "report" / "figures").glob("*.pdf")]
-  assert len(figures) == page.count("<svg")
-  assert all(path.read_bytes().startswith(b"%PDF") for path in figures)
+  for kind, begin in (("pdf", b"%PDF"), ("png", b"\x89PNG")):
+    figures = [*(tmp_path / "report" / "figures").glob(f"*.{kind}")]
+    assert len(figures) == page.count("<svg")
+    assert all(path.read_bytes().startswith(begin) for path in figures)
 
 
 def test_every_section_can_be_drawn(tmp_path):
