@@ -15,17 +15,34 @@ from specialization.errors import UserError
 BOOKS = ("generic", "specialization", "inference", "data")
 VALIDATION = "validation"  # ends the phases of looks at validation text
 
-# Dense bfloat16 FLOP/s of one device as jax names it, from the makers' data sheets. An unknown
-# device has no MFU, rather than one against the wrong peak.
-PEAK_FLOPS = {
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5": 459e12,
-  "TPU v6 lite": 918e12,
-  "NVIDIA A100-SXM4-40GB": 312e12,
-  "NVIDIA A100-SXM4-80GB": 312e12,
-  "NVIDIA H100 80GB HBM3": 989e12,
-  "NVIDIA H200": 989e12,
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What one device can do, from its maker's data sheet.
+
+  Attributes:
+    flops: dense bfloat16 FLOP/s.
+    memory: bytes.
+    bandwidth: of that memory, bytes/s.
+    ring: bytes/s that it sends around one axis of devices, both ways together.
+  """
+
+  flops: float
+  memory: float
+  bandwidth: float
+  ring: float
+
+
+# By the name that jax has for it. An unknown one has no MFU, rather than one against a wrong peak.
+CHIPS = {
+  "TPU v4": Chip(275e12, 32 * 2**30, 1.23e12, 9e10),
+  "TPU v5 lite": Chip(197e12, 16 * 2**30, 8.1e11, 9e10),
+  "TPU v5": Chip(459e12, 95 * 2**30, 2.77e12, 1.8e11),
+  "TPU v6 lite": Chip(918e12, 32 * 2**30, 1.64e12, 1.8e11),
+  "NVIDIA A100-SXM4-40GB": Chip(312e12, 40e9, 1.56e12, 3e11),
+  "NVIDIA A100-SXM4-80GB": Chip(312e12, 80e9, 2.04e12, 3e11),
+  "NVIDIA H100 80GB HBM3": Chip(989e12, 80e9, 3.35e12, 4.5e11),
+  "NVIDIA H200": Chip(989e12, 141e9, 4.8e12, 4.5e11),
 }
 
 

@@ -47,6 +47,12 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
     "Pattern of the methods or cells (METHOD--DOMAIN--TOKENS--bPERCENT--sSEED) to work on.",
     flag_values=values,
   )
+  flags.DEFINE_string(
+    "topology",
+    "",
+    "TPUs, such as v5p:4x4x4, that `doctor` compiles for without any at hand.",
+    flag_values=values,
+  )
   flags.DEFINE_bool(
     "print_config", False, "Print config and budgets, then exit.", flag_values=values
   )
@@ -134,7 +140,8 @@ def main(arguments: list[str]) -> None:
     return
   if verb == "doctor":
     doctor = importlib.import_module("specialization.phases.doctor")
-    sys.exit(doctor.run(config, Path(values.workdir).expanduser() if values.workdir else None))
+    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    sys.exit(doctor.run(config, workdir, values.topology))
   if not values.workdir:
     raise UserError("Where to? Give a folder for everything that is made: --workdir=DIR.")
   command = "python -m specialization " + " ".join(arguments)

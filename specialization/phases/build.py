@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,9 +20,9 @@ from specialization.train import state as train_state
 from specialization.train import step as train_step
 
 
-def flat_mesh(config: Config) -> Mesh:
+def flat_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """Returns the mesh of a single transformer: the expert axis becomes part of the data axis."""
-  full = sharding.make_mesh(config.mesh)
+  full = sharding.make_mesh(config.mesh, devices)
   sizes = dict(full.shape)
   flat = dataclasses.replace(
     config.mesh,
@@ -31,7 +31,7 @@ def flat_mesh(config: Config) -> Mesh:
     fsdp=sizes["fsdp"],
     model=sizes["model"],
   )
-  return sharding.make_mesh(flat)
+  return sharding.make_mesh(flat, devices)
 
 
 def make_transformer(config: Config, row: MethodConfig) -> Transformer:
@@ -106,8 +106,12 @@ def make_trainer(
   return Trainer(family, tx, like, step, where, steps, train.batch_rows * length, flops, mesh)
 
 
-def pretraining_mesh(config: Config, row: MethodConfig) -> Mesh:
-  return flat_mesh(config) if row.experts == 1 else sharding.make_mesh(config.mesh)
+def pretraining_mesh(
+  config: Config, row: MethodConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  if row.experts == 1:
+    return flat_mesh(config, devices)
+  return sharding.make_mesh(config.mesh, devices)
 
 
 def pretraining_steps(config: Config, row: MethodConfig, family: Family, share: float = 1.0) -> int:
@@ -162,8 +166,13 @@ def _recipe_flops(config: Config, row: MethodConfig, domain_tokens: int) -> floa
   return fine_tuning_steps(config, row, domain_tokens)[0] * fine_tuning_flops(config, row)
 
 
-def pretrainer(config: Config, row: MethodConfig, share: float = 1.0) -> Trainer:
-  """Builds a method's pretraining of a share of its horizon.
+def pretrainer(
+  config: Config,
+  row: MethodConfig,
+  share: float = 1.0,
+  devices: Sequence[jax.Device] | None = None,
+) -> Trainer:
+  """Builds a method's pretraining of a share of its horizon, for some devices or those there are.
 
   Raises:
     UserError: as `make_trainer` and `pretraining_steps`, a family or option that is unknown, or a
@@ -176,7 +185,7 @@ def pretrainer(config: Config, row: MethodConfig, share: float = 1.0) -> Trainer
     family,
     row.pretrain,
     config.sequence_length,
-    pretraining_mesh(config, row),
+    pretraining_mesh(config, row, devices),
     pretraining_steps(config, row, family, share),
     complete=row.strategy == "balanced",
     longest=pretraining_steps(config, row, family),

@@ -1,6 +1,5 @@
 """Phase `doctor`: what this machine can do for a config, and what stands in the way."""
 
-import dataclasses
 import importlib.metadata
 import math
 import os
@@ -20,6 +19,7 @@ from specialization import budgets, sharding
 from specialization.config import Config, MethodConfig
 from specialization.data import sentence, sources
 from specialization.errors import UserError
+from specialization.phases import topology
 from specialization.phases.build import (
   Trainer,
   fine_tuner,
@@ -27,6 +27,7 @@ from specialization.phases.build import (
   make_evaluator,
   pretrainer,
 )
+from specialization.phases.finding import Finding, size
 from specialization.study import cells, runs
 from specialization.train import state as train_state
 
@@ -34,22 +35,16 @@ PACKAGES = ("specialization", "jax", "jaxlib", "flax", "optax", "orbax-checkpoin
 _STEPS, _SECONDS = 3, 3.0  # that are timed at least
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-  """One line of the report; a problem's is a sentence that ends with its cure."""
+def run(config: Config, workdir: Path | None, target: str = "") -> int:
+  """Prints the findings as they come and returns the exit status: 1 if there is a problem.
 
-  subject: str
-  text: str
-  is_problem: bool = False
-
-  def __str__(self) -> str:
-    return f"{'PROBLEM ' * self.is_problem}{self.subject}: {self.text}"
-
-
-def run(config: Config, workdir: Path | None) -> int:
-  """Prints the findings as they come and returns the exit status: 1 if there is a problem."""
+  Args:
+    config: of the study.
+    workdir: where it would go, or None.
+    target: a TPU topology to compile for, instead of a look at this machine; "": none.
+  """
   problems = 0
-  for finding in _findings(config, workdir):
+  for finding in topology.findings(config, target) if target else _findings(config, workdir):
     print(finding, flush=True)
     problems += finding.is_problem
   print(f"doctor: {problems or 'no'} problem{'s' * (problems > 1)} found.", flush=True)
@@ -98,11 +93,6 @@ def _refusal(make: Callable[[], object]) -> str | None:
   return None
 
 
-def _size(number: int) -> str:
-  text = budgets.readable(float(number))
-  return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
-
-
 def _devices() -> Finding:
   try:
     devices = jax.devices()
@@ -112,7 +102,7 @@ def _devices() -> Finding:
     return Finding("devices", text, True)
   text, memory = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})", _memory()
   if memory is not None:
-    text += f" with {_size(memory)} of memory each"
+    text += f" with {size(memory)} of memory each"
   count = jax.process_count()
   return Finding("devices", f"{text}, {count} process{'es' * (count > 1)}")
 
@@ -153,13 +143,13 @@ def _method(config: Config, name: str, trainers: dict[str, Trainer]) -> Finding:
     return Finding(subject, str(error), True)
   params, moments = map(bytes_per_device, (trainer.like.params, trainer.like.opt_state))
   text = (
-    f"{_size(params)} of parameters, {_size(params)} of gradients and {_size(moments)} of"
+    f"{size(params)} of parameters, {size(params)} of gradients and {size(moments)} of"
     " optimizer state on each device"
   )
   limit = _memory()
   if limit is not None and 2 * params + moments > limit:
     text += (
-      f" are more than its {_size(limit)} of memory: raise mesh.fsdp (more devices) or make"
+      f" are more than its {size(limit)} of memory: raise mesh.fsdp (more devices) or make"
       f" sizes.{row.size} smaller."
     )
     return Finding(subject, text, True)
@@ -229,15 +219,15 @@ def _disk(config: Config, workdir: Path, trainers: Mapping[str, Trainer]) -> Fin
     return Finding("workdir", text, True)
   free = shutil.disk_usage(above).free
   if not trainers:
-    return Finding("workdir", f"{workdir} has {_size(free)} free")
+    return Finding("workdir", f"{workdir} has {size(free)} free")
   needed = max(0, _checkpoints(config, trainers) - _present(workdir))
   if needed > free:
     text = (
-      f"{workdir} has {_size(free)} free and checkpoints take up to {_size(needed)} more: free some"
+      f"{workdir} has {size(free)} free and checkpoints take up to {size(needed)} more: free some"
       " room or choose another --workdir."
     )
     return Finding("workdir", text, True)
-  text = f"{workdir} has {_size(free)} free; checkpoints take up to {_size(needed)} more"
+  text = f"{workdir} has {size(free)} free; checkpoints take up to {size(needed)} more"
   return Finding("workdir", text)
 
 
@@ -284,8 +274,8 @@ def _speed(name: str, row: MethodConfig, trainer: Trainer, length: int) -> Findi
     needed = memory and memory.argument_size_in_bytes + memory.temp_size_in_bytes
     if needed and limit is not None and needed > limit:
       text = (
-        f"a training step of {name} takes {_size(needed)} on each device, which has"
-        f" {_size(limit)}: lower batch_rows, raise compute.microbatches or set compute.remat."
+        f"a training step of {name} takes {size(needed)} on each device, which has"
+        f" {size(limit)}: lower batch_rows, raise compute.microbatches or set compute.remat."
       )
       return Finding("speed", text, True)
     state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key)
@@ -301,9 +291,9 @@ def _speed(name: str, row: MethodConfig, trainer: Trainer, length: int) -> Findi
     jax.block_until_ready(measured)
     seconds = time.monotonic() - started
   speed = steps * trainer.flops_per_step / seconds / trainer.mesh.size
-  peak = budgets.PEAK_FLOPS.get(jax.devices()[0].device_kind)
+  chip = budgets.CHIPS.get(jax.devices()[0].device_kind)
   text = f"{speed:.3g} FLOP/s of each device in training {name}"
-  text += f", {speed / peak:.1%} of its peak" if peak else ""
+  text += f", {speed / chip.flops:.1%} of its peak" if chip else ""
   text += f"; a step takes {seconds / steps:.3g} s"
-  text += f" and {_size(needed)} of memory" if needed else ""
+  text += f" and {size(needed)} of memory" if needed else ""
   return Finding("speed", f"{text}: --config.pretrain.horizon.sustained_flops={speed:.3g}")

@@ -118,7 +118,7 @@ def fit(
     # Another run's state is already this one's end, and later phases look for it here.
     record = metadata | {"progress": dataclasses.asdict(progress)}
     checkpoints.save(progress.step, state, record)
-  peak = budgets.PEAK_FLOPS.get(jax.devices()[0].device_kind)
+  chip = budgets.CHIPS.get(jax.devices()[0].device_kind)
   read = pipeline.batches(batches, trainer.where_batch, progress.step, trainer.steps)
   _, progress = loop.train(
     name,
@@ -131,7 +131,7 @@ def fit(
     writer,
     tokens_per_step=trainer.tokens_per_step,
     flops_per_step=trainer.flops_per_step,
-    peak_flops=peak and peak * trainer.mesh.size,
+    peak_flops=chip.flops * trainer.mesh.size if chip else None,
     metadata=metadata,
     evaluate=validate,
   )

@@ -1,0 +1,337 @@
+"""What a compiled step does on one device, read from its optimized HLO: products, traffic, talk.
+
+XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}  # others say their bits: s32, u8
+_FREE = {  # what moves nothing
+  *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+  *("partition-id", "while", "conditional", "call", "iota"),
+}
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_LINE = re.compile(r"(?:ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
+_VALUE = r"(\{\{.*?\}\}|\{.*?\}|(?:mesh)?\[.*?(?=, \w|$)|[^ ,]+)"
+_CALLED = re.compile(
+  r"(calls|to_apply|body|condition|branch_computations)=\{?(%[\w.-]+(?:, %[\w.-]+)*)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+  """One array of a shape: its dimensions, and the bytes of it that lie in main memory."""
+
+  dtype: str
+  dims: tuple[int, ...]
+  is_near: bool  # in on-chip memory
+
+  @property
+  def size(self) -> int:
+    """In bytes."""
+    bits = _BYTES.get(self.dtype) or max(1, int(re.sub(r"\D", "", self.dtype) or 8) // 8)
+    return bits * math.prod(self.dims)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  name: str
+  shape: tuple[Array, ...]
+  opcode: str
+  operands: tuple[str, ...]
+  text: str  # all after the opcode
+  calls: Mapping[str, tuple[str, ...]]
+
+  @property
+  def is_ahead(self) -> bool:
+    """Whether it only begins a copy, which ends while others run."""
+    return self.opcode in ("copy-start", "slice-start")
+
+  def attribute(self, name: str) -> str:
+    """Returns what stands after `name=`, up to the next attribute; "": it has none."""
+    found = re.search(rf"[ ,]{name}={_VALUE}", self.text)
+    return found[1] if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Talk:
+  """A collective: what kind, over which mesh axes, and how many bytes leave a device in a step."""
+
+  kind: str
+  axes: tuple[str, ...]
+  is_scalar: bool
+  bytes: float
+  times: int
+
+
+class Program:
+  """The computations of a partitioned program, each with how often a step runs it."""
+
+  def __init__(self, text: str):
+    self.computations: dict[str, dict[str, Instruction]] = {}
+    entry = inside = ""
+    for line in text.splitlines():
+      if line.endswith("{") and " -> " in line and not line.startswith(" "):
+        inside = re.sub(r"^(ENTRY )?%", "", line).split(" ")[0]
+        entry = inside if line.startswith("ENTRY") else entry
+        self.computations[inside] = {}
+      elif line.startswith("  ") and (found := _LINE.match(line.strip())):
+        self.computations[inside][found[1]] = _instruction(*found.groups())
+    if not entry:
+      raise ValueError("There is no entry computation in this HLO.")
+    self.times: collections.Counter[str] = collections.Counter()
+    self.fused: set[str] = set()
+    self._count(entry, 1)
+
+  def _count(self, name: str, times: int) -> None:
+    self.times[name] += times
+    for each in self.computations[name].values():
+      for how, called in each.calls.items():
+        again = times * self.trips(name, each) if each.opcode == "while" else times
+        for computation in called:
+          if how != "condition":
+            self._count(computation, again)
+          if how in ("calls", "to_apply"):
+            self.fused.add(computation)
+
+  def trips(self, computation: str, loop: Instruction) -> int:
+    """Returns how often a counted loop runs.
+
+    Raises:
+      ValueError: it is not a loop from a constant to a constant.
+    """
+    condition = self.computations[loop.calls["condition"][0]]
+    test = next((each for each in condition.values() if each.opcode == "compare"), None)
+    if test is None or test.attribute("direction") != "LT":
+      raise ValueError(f"{loop.name} does not count up to a constant.")
+    counter, limit = (condition[name] for name in test.operands)
+    start = self.computations[computation][loop.operands[0]]
+    at = int(counter.attribute("index"))
+    first = self._constant(computation, start.operands[at])
+    last = int(limit.text.split(")")[0])
+    return last - first
+
+  def _constant(self, computation: str, name: str) -> int:
+    each = self.computations[computation][name]
+    while each.opcode in ("copy", "bitcast"):
+      each = self.computations[computation][each.operands[0]]
+    if each.opcode != "constant":
+      raise ValueError(f"{name} is not a constant.")
+    return int(each.text.split(")")[0])
+
+  def instructions(self) -> Iterator[tuple[str, Instruction, int]]:
+    """Yields each with its computation and how often a step runs it."""
+    for computation, times in self.times.items():
+      for each in self.computations[computation].values():
+        yield computation, each, times
+
+  def flops(self) -> float:
+    """Returns those of matrix products, a multiplication and an addition as two."""
+    return sum(times * self._flops(c, each) for c, each, times in self.instructions())
+
+  def flops_of(self, computation: str, each: Instruction) -> float:
+    """Returns those of one instruction and of what it fuses."""
+    inside = [name for names in each.calls.values() for name in names if each.opcode == "fusion"]
+    own = self._flops(computation, each)
+    return own + sum(
+      self.flops_of(name, other) for name in inside for other in self.computations[name].values()
+    )
+
+  def _flops(self, computation: str, each: Instruction) -> float:
+    if each.opcode not in ("dot", "convolution"):
+      return 0.0
+    left, right = (self.computations[computation][name].shape[0].dims for name in each.operands[:2])
+    if each.opcode == "dot":
+      contracted = each.attribute("lhs_contracting_dims")
+      inner = math.prod(left[int(i)] for i in re.findall(r"\d+", contracted))
+      return 2.0 * math.prod(each.shape[0].dims) * inner
+    return 2.0 * _multiplications(each, left, right)
+
+  def costs(self) -> Iterator[tuple[Instruction, float, float, int]]:
+    """Yields what runs as one, with its FLOPs, its traffic in bytes and how often a step runs it."""
+    for computation, each, times in self.instructions():
+      if computation not in self.fused:
+        yield each, self.flops_of(computation, each), self.traffic(computation, each), times
+
+  def traffic(self, computation: str, each: Instruction) -> float:
+    """Returns the bytes that an instruction reads from main memory and writes to it, at least."""
+    if each.opcode in _FREE or each.opcode.endswith("-done"):
+      return 0.0
+    kind = each.opcode.removesuffix("-start")
+    if each.opcode.endswith("-start") and kind not in _KINDS:  # copies ahead of use
+      return float(min(array.size for array in each.shape[:2]))
+    table = self.computations[computation]
+    given = [table[name].shape for name in each.operands]
+    inside = self.computations[each.calls["calls"][0]] if each.opcode == "fusion" else None
+    moved, written = 0, [array.size * (not array.is_near) for array in each.shape]
+    for at, shape in enumerate(given):
+      far = sum(array.size for array in shape if not array.is_near)
+      if far and inside is not None:
+        part = _part_read(inside, at)
+        far = far if part is None else min(far, part)
+      elif each.opcode in ("dynamic-slice", "gather", "slice") and at == 0:
+        far = min(far, each.shape[0].size)
+      elif each.opcode == "dynamic-update-slice" and at == 0:
+        far = 0
+      moved += far
+    if each.opcode == "dynamic-update-slice":
+      written = [given[1][0].size * bool(written[0])]
+    elif inside is not None:
+      written = [min(size, new) for size, new in zip(written, _parts_written(inside), strict=True)]
+    return float(moved + sum(written))
+
+  def talks(self, mesh: Mesh) -> list[Talk]:
+    """Returns the collectives of a step; those cut into parts that overlap products count once."""
+    found: dict[str, Talk] = {}
+    for computation, each, times in self.instructions():
+      kind = each.opcode.removesuffix("-start")
+      if kind not in _KINDS:
+        continue
+      if computation.startswith("all-reduce-scatter"):  # of which each device keeps its part
+        kind = "reduce-scatter"
+      groups = _groups(each)
+      shape = _payload(each, kind)
+      axes, n = axes_of(mesh, groups), len(groups[0])
+      if kind == "collective-permute":
+        n = 2
+      whole = sum(array.size for array in shape) * (n if each.opcode == "reduce-scatter" else 1)
+      share = {"collective-permute": 1.0, "all-reduce": 2 * (n - 1) / n}.get(kind, (n - 1) / n)
+      scalar = all(math.prod(array.dims) == 1 for array in shape)
+      # A collective that runs beside products is written once in each of their fusions.
+      name = f"{kind} {each.attribute('channel_id') or each.name}"
+      if name not in found or found[name].times < times:
+        found[name] = Talk(kind, axes, scalar, times * whole * share, times)
+    return [talk for talk in found.values() if talk.axes]
+
+
+def _instruction(name: str, shape: str, opcode: str, rest: str) -> Instruction:
+  arguments = rest[: _closing(rest)]
+  calls = {how: tuple(re.findall(r"%([\w.-]+)", names)) for how, names in _CALLED.findall(rest)}
+  operands = tuple(re.findall(r"%([\w.-]+)", arguments))
+  return Instruction(name, _arrays(shape), opcode, operands, rest, calls)
+
+
+def _closing(text: str) -> int:
+  """Returns where the parenthesis closes that was opened before the text."""
+  depth = 1
+  for at, letter in enumerate(text):
+    depth += (letter == "(") - (letter == ")")
+    if not depth:
+      return at
+  return len(text)
+
+
+@functools.cache
+def _arrays(shape: str) -> tuple[Array, ...]:
+  return tuple(
+    Array(dtype, tuple(map(int, filter(None, dims.split(",")))), bool(re.search(r"S\(\d", layout)))
+    for dtype, dims, layout in _ARRAY.findall(shape)
+  )
+
+
+def _part_read(inside: Mapping[str, Instruction], at: int) -> int | None:
+  """Returns the bytes of a fusion's input that it reads, None: all of them."""
+  source = next(
+    (e.name for e in inside.values() if e.opcode == "parameter" and e.text.startswith(f"{at})")), ""
+  )
+  total, names = 0, {source}
+  for each in inside.values():
+    if not names & set(each.operands):
+      continue
+    if each.opcode == "bitcast":
+      names.add(each.name)
+    elif each.opcode in ("dynamic-slice", "slice", "gather") and each.operands[0] in names:
+      total += each.shape[0].size
+    elif each.opcode != "dynamic-update-slice" or each.operands[0] not in names:
+      return None
+  return total
+
+
+def _parts_written(inside: Mapping[str, Instruction]) -> list[int]:
+  """Returns for each result of a fusion the bytes that it writes: of an update only the new."""
+  root = list(inside.values())[-1]
+
+  def written(each: Instruction) -> int:
+    while each.opcode == "bitcast":
+      each = inside[each.operands[0]]
+    if each.opcode == "dynamic-update-slice":
+      return inside[each.operands[1]].shape[0].size
+    return each.shape[0].size
+
+  if root.opcode == "tuple":
+    return [written(inside[name]) for name in root.operands]
+  return [written(root)] if len(root.shape) == 1 else [array.size for array in root.shape]
+
+
+def _payload(each: Instruction, kind: str) -> tuple[Array, ...]:
+  """Returns what a collective hands out; one that was started also has what it takes in."""
+  if not each.opcode.endswith("-start") or kind == "all-reduce":
+    return each.shape
+  if kind == "collective-permute":
+    return each.shape[1:2]
+  return each.shape[len(each.shape) // 2 :]
+
+
+def _multiplications(each: Instruction, left: Sequence[int], right: Sequence[int]) -> float:
+  """Returns those of a convolution, of which a TPU makes products of matrices in a batch."""
+  lhs, rhs_out = each.attribute("dim_labels").split("_")
+  rhs, out = rhs_out.split("->")
+  window = dict(re.findall(r"(\w+)=(\S+)", each.attribute("window").strip("{}")))
+  spatial = [label for label in out if label.isdigit()]
+  pairs = 1.0
+  for i, label in enumerate(sorted(spatial)):
+    part = {name: value.split("x")[i] for name, value in window.items()}
+    size, low = int(part["size"]), int(part.get("pad", "0_0").split("_")[0])
+    stride, dilation, spread = (int(part.get(n, 1)) for n in ("stride", "lhs_dilate", "rhs_dilate"))
+    outputs, inputs = each.shape[0].dims[out.index(label)], left[lhs.index(label)]
+    at = np.arange(outputs)[:, None] * stride + np.arange(size) * spread - low
+    inside = (at >= 0) & (at <= (inputs - 1) * dilation) & (at % dilation == 0)
+    pairs *= inside.sum()
+  dims = each.shape[0].dims
+  return pairs * dims[out.index("b")] * dims[out.index("f")] * right[rhs.index("i")]
+
+
+def _groups(each: Instruction) -> list[list[int]]:
+  """Returns which devices talk with each other."""
+  if pairs := each.attribute("source_target_pairs"):
+    return [list(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs)]
+  text = each.attribute("replica_groups")
+  if text.startswith("{"):
+    return [list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", text)]
+  if text.startswith("mesh"):  # mesh['a'=2,'b'=4] {'b'}: a box with named sides, some of them.
+    box = dict(re.findall(r"'(\w+)'=(\d+)", text))
+    some = re.findall(r"'(\w+)'(?!=)", text)
+    devices = np.arange(math.prod(map(int, box.values()))).reshape(list(map(int, box.values())))
+    last = [list(box).index(name) for name in some]
+    first = [at for at in range(len(box)) if at not in last]
+    each_group = math.prod(devices.shape[at] for at in last)
+    return devices.transpose(*first, *last).reshape(-1, each_group).tolist()
+  # [4,2]<=[2,2,2]T(0,2,1): numbers in the order of a transposed box, cut into groups.
+  found = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+  if found is None:
+    raise ValueError(f"{each.name} has groups in an unknown notation: {text!r}.")
+  cut, sides, order = found.groups()
+  sizes = list(map(int, sides.split(",")))
+  devices = np.arange(math.prod(sizes)).reshape(sizes)
+  if order:
+    devices = devices.transpose(list(map(int, order.split(","))))
+  return devices.reshape(list(map(int, cut.split(",")))).tolist()
+
+
+def axes_of(mesh: Mesh, groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
+  """Returns along which axes of the mesh the devices of some group differ."""
+  places = np.array(np.unravel_index(np.arange(mesh.size), mesh.devices.shape))
+  return tuple(
+    name
+    for name, place in zip(mesh.axis_names, places, strict=True)
+    if any(len({int(place[device]) for device in group}) > 1 for group in groups)
+  )

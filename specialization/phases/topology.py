@@ -1,0 +1,178 @@
+"""`doctor --topology`: training steps compiled for TPUs that are not there, and what they take.
+
+The bound on a step's time: each instruction takes what its products or its traffic with main memory
+take, whichever is longer; all collectives together hide behind these or take longer, one after the
+other around one ring. No step is faster on such chips, and kernels that are not perfect, latencies
+and waits make it slower. MFU counts model FLOPs (see budgets.py).
+"""
+
+import dataclasses
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from specialization import budgets, hlo, sharding
+from specialization.config import Config, MethodConfig
+from specialization.errors import UserError
+from specialization.phases.build import Trainer, pretrainer
+from specialization.phases.finding import Finding, size
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """What one training step takes on each chip.
+
+  Attributes:
+    memory: bytes, of arguments, results and temporaries together.
+    products: seconds of its matrix products at the chip's peak.
+    traffic: seconds of all that moves between main memory and the chip.
+    serial: seconds of its instructions one after the other.
+    talks: its collectives.
+    talking: their seconds.
+    mfu: model FLOPs over what the chip could do in `seconds`, at most.
+  """
+
+  memory: float
+  products: float
+  traffic: float
+  serial: float
+  talks: tuple[hlo.Talk, ...]
+  talking: float
+  mfu: float
+
+  @property
+  def seconds(self) -> float:
+    """Returns what a step takes at least."""
+    return max(self.serial, self.traffic, self.talking)
+
+
+def findings(config: Config, topology: str) -> Iterator[Finding]:
+  """Yields one line or more for each method that is pretrained."""
+  try:
+    devices = find_devices(topology)
+    mesh = sharding.make_mesh(config.mesh, devices)
+  except UserError as error:
+    yield Finding("topology", str(error), True)
+    return
+  kind = devices[0].device_kind
+  axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+  yield Finding("topology", f"{topology}, {len(devices)} x {kind}; mesh {axes}")
+  for name, row in config.methods.items():
+    if row.strategy != "none":
+      yield from _method(config, name, row, devices)
+
+
+def find_devices(topology: str) -> Any:
+  """Returns the devices of a TPU topology such as v5p:4x4x4, none of which need be there.
+
+  Raises:
+    UserError: there is no such topology, or no compiler for TPUs.
+  """
+  # The compiler asks the machine what it is, which no machine without a TPU can say.
+  asks = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+  os.environ |= {name: value for name, value in asks.items() if name not in os.environ}
+  from jax.experimental import topologies
+
+  try:
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+  except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
+    reason = str(error).splitlines()[0].rstrip(".")
+    raise UserError(
+      f"--topology={topology} cannot be compiled for ({reason}): name one such as v5e:4x4,"
+      " v5p:4x4x4 or v6e:8x8, and `pip install libtpu`."
+    ) from error
+
+
+def _method(config: Config, name: str, row: MethodConfig, devices: Any) -> Iterator[Finding]:
+  subject, chip = f"method {name}", budgets.CHIPS[devices[0].device_kind]
+  started = time.monotonic()
+  try:
+    trainer = pretrainer(config, row, devices=devices)
+    step = examine(trainer, row, config.sequence_length)
+  except UserError as error:
+    yield Finding(subject, str(error), True)
+    return
+  parameters = budgets.readable(trainer.family.parameters())
+  seconds = time.monotonic() - started
+  text = f"{parameters} parameters; {size(step.memory)} of {size(chip.memory)} on each chip"
+  yield Finding(subject, f"{text}; compiled in {seconds:.0f} s")
+  yield Finding(subject, f"collectives: {_told(step.talks)}")
+  yield Finding(
+    subject,
+    f"a step takes at least {1e3 * step.seconds:.3g} ms ({1e3 * step.products:.3g} of products,"
+    f" {1e3 * step.traffic:.3g} of memory, {1e3 * step.serial:.3g} of both in turn,"
+    f" {1e3 * step.talking:.3g} of collectives): MFU at most {step.mfu:.1%}",
+  )
+
+
+def _told(talks: tuple[hlo.Talk, ...]) -> str:
+  """Returns bytes by mesh axes and kind, scalars aside."""
+  total: Counter[tuple[str, str]] = Counter()
+  for talk in talks:
+    if not talk.is_scalar:
+      total["+".join(talk.axes), talk.kind] += int(talk.bytes)
+  scalars = Counter("+".join(talk.axes) for talk in talks if talk.is_scalar)
+  found = [f"{axes} {kind} {size(n)}" for (axes, kind), n in sorted(total.items())]
+  found += [f"{axes} {n} of scalars" for axes, n in sorted(scalars.items())]
+  return ", ".join(found) or "none"
+
+
+def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
+  """Compiles a method's pretraining step for the devices of its mesh.
+
+  Raises:
+    UserError: it does not fit their memory.
+  """
+  chip = budgets.CHIPS[trainer.mesh.devices.flat[0].device_kind]
+  with jax.set_mesh(trainer.mesh):
+    try:
+      lowered = trainer.step.lower(trainer.like, abstract_batch(trainer, row, length))  # type: ignore[attr-defined]
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      raise UserError(
+        f"a training step does not fit a chip's {size(chip.memory)} ({str(error).splitlines()[0]}):"
+        " raise mesh.fsdp or compute.microbatches, set compute.remat=full or lower batch_rows."
+      ) from error
+  memory = compiled.memory_analysis()
+  program = hlo.Program(compiled.as_text())
+  talks = tuple(program.talks(trainer.mesh))
+  serial = moved = 0.0
+  for instruction, flops, traffic, times in program.costs():
+    moved += times * traffic
+    if not instruction.is_ahead:
+      serial += times * max(flops / chip.flops, traffic / chip.bandwidth)
+  step = Step(
+    memory=memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes,
+    products=program.flops() / chip.flops,
+    traffic=moved / chip.bandwidth,
+    serial=serial,
+    talks=talks,
+    talking=sum(talk.bytes for talk in talks) / chip.ring,
+    mfu=0.0,
+  )
+  of_chip = trainer.flops_per_step / trainer.mesh.size / chip.flops
+  return dataclasses.replace(step, mfu=of_chip / step.seconds)
+
+
+def abstract_batch(trainer: Trainer, row: MethodConfig, length: int) -> dict[str, Any]:
+  """Returns a pretraining batch as ShapeDtypeStructs that carry their shardings."""
+  groups, rows = row.pretrain.groups, row.pretrain.batch_rows // row.pretrain.groups
+  shapes = {
+    "tokens": ((groups, rows, length + 1), jnp.int32),
+    "cluster": ((groups,), jnp.int32),
+    "mask": ((groups, rows, length), jnp.bool_),
+  }
+  return {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=trainer.where_batch[name])
+    for name, (shape, dtype) in shapes.items()
+  }
