@@ -28,7 +28,7 @@ class Chip:
   """
 
   flops: float
-  memory: float
+  memory: int
   bandwidth: float
   ring: float
 
@@ -39,10 +39,10 @@ CHIPS = {
   "TPU v5 lite": Chip(197e12, 16 * 2**30, 8.1e11, 9e10),
   "TPU v5": Chip(459e12, 95 * 2**30, 2.77e12, 1.8e11),
   "TPU v6 lite": Chip(918e12, 32 * 2**30, 1.64e12, 1.8e11),
-  "NVIDIA A100-SXM4-40GB": Chip(312e12, 40e9, 1.56e12, 3e11),
-  "NVIDIA A100-SXM4-80GB": Chip(312e12, 80e9, 2.04e12, 3e11),
-  "NVIDIA H100 80GB HBM3": Chip(989e12, 80e9, 3.35e12, 4.5e11),
-  "NVIDIA H200": Chip(989e12, 141e9, 4.8e12, 4.5e11),
+  "NVIDIA A100-SXM4-40GB": Chip(312e12, 40 * 10**9, 1.56e12, 3e11),
+  "NVIDIA A100-SXM4-80GB": Chip(312e12, 80 * 10**9, 2.04e12, 3e11),
+  "NVIDIA H100 80GB HBM3": Chip(989e12, 80 * 10**9, 3.35e12, 4.5e11),
+  "NVIDIA H200": Chip(989e12, 141 * 10**9, 4.8e12, 4.5e11),
 }
 
 

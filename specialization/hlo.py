@@ -157,7 +157,7 @@ class Program:
     return 2.0 * _multiplications(each, left, right)
 
   def costs(self) -> Iterator[tuple[Instruction, float, float, int]]:
-    """Yields what runs as one, with its FLOPs, its traffic in bytes and how often a step runs it."""
+    """Yields what runs as one, its FLOPs, its traffic in bytes, and how often a step runs it."""
     for computation, each, times in self.instructions():
       if computation not in self.fused:
         yield each, self.flops_of(computation, each), self.traffic(computation, each), times

@@ -32,6 +32,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
   "expert": ("expert",),
   "layers": (),
   "norm": (),
+  "basis": ("expert", "fsdp"),
   "rank": (),
   "code": (),
 }

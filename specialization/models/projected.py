@@ -12,7 +12,11 @@ from specialization import budgets
 from specialization.errors import UserError
 from specialization.models.family import Family, layer_axis
 from specialization.models.transformer import Params, Transformer
+from specialization.sharding import LogicalAxes, constrain, on_many_devices
 from specialization.strict import parse
+
+# Bases lie on all devices that have groups, which forms each of their kernels once.
+_BASIS: dict[str | None, str] = {"embed": "basis"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Projected(Family):
       layer, *features = kernel["kernel"]
       axes["layers"]["mlp"][name] = {
         "mixer": (layer, "code", "rank"),
-        "basis": (layer, "rank", *features),
+        "basis": (layer, "rank", *(_BASIS.get(axis, axis) for axis in features)),
       }
     return axes | {"codes": (None, "code")}
 
@@ -81,15 +85,23 @@ class Projected(Family):
   def experts(self, params: Params, clusters: Int[Array, "g"] | None) -> Params:
     order = jnp.arange(self.clusters) if clusters is None else clusters
     kernels = self._form(params, jax.nn.one_hot(order, self.clusters))
-    return self._join(params, {name: {"kernel": kernel} for name, kernel in kernels.items()})
+    axes = self.transformer.abstract()[1]["layers"]["mlp"]
+    dtype = self.transformer.compute.dtype
+    mlp = {n: {"kernel": _move(k, axes[n]["kernel"], dtype)} for n, k in kernels.items()}
+    return self._join(params, mlp)
 
   def _form(self, params: Params, mixtures: Float[Array, "g c"]) -> dict[str, Array]:
     """Returns the MLP kernels [l, g, i, o] of some mixtures, each by one matrix product a layer."""
     codes = mixtures @ params["codes"]
 
-    def kernel(mixer: Float[Array, "l m r"], basis: Float[Array, "l r i o"]) -> Array:
+    def kernel(
+      mixer: Float[Array, "l m r"], basis: Float[Array, "l r i o"]
+    ) -> Float[Array, "l g i o"]:
       layers, rank, d_in, d_out = basis.shape
       alpha = jnp.einsum("gm,lmr->glr", codes, mixer) / rank
+      if on_many_devices():
+        return jnp.einsum("glr,lrio->lgio", alpha, basis)
+      # A CPU multiplies matrices twice as fast as tensors of more axes.
       formed = jnp.einsum("glr,lrx->lgx", alpha, basis.reshape(layers, rank, d_in * d_out))
       return formed.reshape(layers, -1, d_in, d_out)
 
@@ -110,6 +122,20 @@ class Projected(Family):
     model, o = self.transformer.config, self.options
     kernels = 2 * o.rank * model.n_layers * budgets.mlp_parameters(model)
     return kernels + 2 * o.code * o.rank * 3 * model.n_layers + 2 * self.clusters * o.code
+
+
+def _move(
+  kernel: Float[Array, "l g i o"], axes: LogicalAxes, dtype: str
+) -> Float[Array, "l g i o"]:
+  """Moves kernels from where each device has its features of all groups to all of its groups.
+
+  One all-to-all, in the precision in which layers multiply them anyway.
+  """
+  if not on_many_devices():
+    return kernel
+  layer, *features = axes
+  kernel = constrain(kernel.astype(dtype), layer, None, *(_BASIS.get(a, a) for a in features))
+  return constrain(kernel, layer, "group", *features).astype(jnp.float32)
 
 
 def _is_projected(path: tuple[Any, ...]) -> bool:
