@@ -21,7 +21,8 @@ _FREE = {  # what moves nothing
 }
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _LINE = re.compile(r"(?:ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
-_VALUE = r"(\{\{.*?\}\}|\{.*?\}|(?:mesh)?\[.*?(?=, \w|$)|[^ ,]+)"
+_MESH = r"mesh\[[^\]]*\](?:, device_ids=\S+)? \{[^}]*\}"
+_VALUE = rf"({_MESH}|\{{\{{.*?\}}\}}|\{{.*?\}}|\[.*?(?=, \w|$)|[^ ,]+)"
 _CALLED = re.compile(
   r"(calls|to_apply|body|condition|branch_computations)=\{?(%[\w.-]+(?:, %[\w.-]+)*)"
 )
@@ -109,6 +110,8 @@ class Program:
     Raises:
       ValueError: it is not a loop from a constant to a constant.
     """
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text):
+      return int(known[1])
     condition = self.computations[loop.calls["condition"][0]]
     test = next((each for each in condition.values() if each.opcode == "compare"), None)
     if test is None or test.attribute("direction") != "LT":
@@ -308,23 +311,31 @@ def _groups(each: Instruction) -> list[list[int]]:
   if text.startswith("{"):
     return [list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", text)]
   if text.startswith("mesh"):  # mesh['a'=2,'b'=4] {'b'}: a box with named sides, some of them.
-    box = dict(re.findall(r"'(\w+)'=(\d+)", text))
-    some = re.findall(r"'(\w+)'(?!=)", text)
-    devices = np.arange(math.prod(map(int, box.values()))).reshape(list(map(int, box.values())))
-    last = [list(box).index(name) for name in some]
+    box = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", text)}
+    last = [list(box).index(name) for name in re.findall(r"'(\w+)'(?!=)", text)]
     first = [at for at in range(len(box)) if at not in last]
-    each_group = math.prod(devices.shape[at] for at in last)
-    return devices.transpose(*first, *last).reshape(-1, each_group).tolist()
+    order = re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", text)
+    if order is None and "device_ids" in text:
+      raise ValueError(f"{each.name} has devices in an unknown notation: {text!r}.")
+    sides, turned = order.groups() if order else (str(math.prod(box.values())), None)
+    devices = _numbers(sides, turned).reshape(list(box.values())).transpose(*first, *last)
+    return devices.reshape(-1, math.prod(list(box.values())[at] for at in last)).tolist()
   # [4,2]<=[2,2,2]T(0,2,1): numbers in the order of a transposed box, cut into groups.
   found = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
   if found is None:
     raise ValueError(f"{each.name} has groups in an unknown notation: {text!r}.")
-  cut, sides, order = found.groups()
-  sizes = list(map(int, sides.split(",")))
-  devices = np.arange(math.prod(sizes)).reshape(sizes)
-  if order:
-    devices = devices.transpose(list(map(int, order.split(","))))
-  return devices.reshape(list(map(int, cut.split(",")))).tolist()
+  cut, sides, turned = found.groups()
+  return _numbers(sides, turned).reshape(_integers(cut)).tolist()
+
+
+def _numbers(sides: str, turned: str | None) -> np.ndarray:
+  """Returns 0, 1, ... of a box with these sides, in the order after it is transposed."""
+  numbers = np.arange(math.prod(_integers(sides))).reshape(_integers(sides))
+  return (numbers.transpose(_integers(turned)) if turned else numbers).ravel()
+
+
+def _integers(text: str) -> list[int]:
+  return list(map(int, text.split(",")))
 
 
 def axes_of(mesh: Mesh, groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
