@@ -53,6 +53,15 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
     "TPUs, such as v5p:4x4x4, that `doctor` compiles for without any at hand.",
     flag_values=values,
   )
+  flags.DEFINE_string(
+    "coordinator",
+    "",
+    "Of several processes of one run, HOST:PORT of the first; auto: as SLURM, TPU pods or GKE say.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer("processes", 0, "Their number.", flag_values=values)
+  flags.DEFINE_integer("process", 0, "Which of them this is, from 0.", flag_values=values)
+  flags.DEFINE_integer("meet_within", 300, "Seconds to wait for them.", flag_values=values)
   flags.DEFINE_bool(
     "print_config", False, "Print config and budgets, then exit.", flag_values=values
   )
@@ -134,6 +143,8 @@ def main(arguments: list[str]) -> None:
     raise UserError("Which config? Give one, for example --config=configs/quickstart.py.")
   config = parse(Config, values.config.to_dict())
   # JAX starts only now, so that mistakes above are told in a moment.
+  processes = importlib.import_module("specialization.processes")
+  processes.start(values.coordinator, values.processes, values.process, values.meet_within)
   phases = importlib.import_module("specialization.phases")
   if values.print_config:
     print(phases.describe(config))

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from specialization import artifact
+from specialization import artifact, processes
 
 
 def progress(total: int | None, description: str, unit: str, initial: int = 0) -> tqdm:
@@ -25,10 +25,21 @@ def progress(total: int | None, description: str, unit: str, initial: int = 0) -
     maxinterval=10.0,
     delay=1.0,
     ascii=not terminal,
+    disable=not processes.is_writer(),
   )
 
 
-class Writer:
+class Silent:
+  """What processes have that write nothing."""
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+class Writer(Silent):
   """Appends scalars of one phase to `metrics.jsonl`, and to TensorBoard and wandb if wanted."""
 
   def __init__(self, folder: Path, *, from_step: int, tensorboard: bool, wandb_project: str):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from specialization import budgets, report
+from specialization import budgets, processes, report
 from specialization.config import Config
 from specialization.errors import UserError
 from specialization.phases.build import (
@@ -126,11 +126,12 @@ class Study:
     """Table and page of what is there."""
     expected = cells(self._config, check=False)
     with locked(self._workdir, "report"):
-      page = report.write(
-        self._workdir, self._config.name, expected, self._command, self._config.budgets
-      )
-    print(terminal_table(self._workdir, expected))
-    print(f"report: {page}", flush=True)
+      if processes.is_writer():
+        page = report.write(
+          self._workdir, self._config.name, expected, self._command, self._config.budgets
+        )
+        print(terminal_table(self._workdir, expected))
+        print(f"report: {page}", flush=True)
 
   def cells(self) -> None:
     """Lists each cell with what is known of it: a line for each, for a shell or a scheduler."""

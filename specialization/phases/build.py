@@ -34,6 +34,14 @@ def flat_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Me
   return sharding.make_mesh(flat, devices)
 
 
+def preparing_mesh(config: Config) -> Mesh:
+  """Returns the mesh on which text is embedded and clustered, by the process that writes."""
+  if jax.process_count() == 1:
+    return flat_mesh(config)
+  alone = dataclasses.replace(config.mesh, expert=1, data=-1, fsdp=1, model=1)
+  return sharding.make_mesh(alone, jax.local_devices())
+
+
 def make_transformer(config: Config, row: MethodConfig) -> Transformer:
   return Transformer(config.sizes[row.size], config.tokenizer.vocab_size, config.compute)
 

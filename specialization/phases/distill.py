@@ -1,5 +1,6 @@
 """Distillation: what the teacher says of the student's batches, now or from disk."""
 
+import collections
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from specialization import artifact
+from specialization import artifact, processes
 from specialization.config import DistillationConfig
 from specialization.data import pipeline, teacher
 from specialization.data.sampler import Sampler
@@ -84,10 +85,16 @@ def cached(
 
   def answers() -> Iterator[dict[str, np.ndarray]]:
     for batch in pipeline.batches(reader, where, 0, feed.steps):
-      yield {name: np.asarray(part)[0] for name, part in ask(params, batch["tokens"]).items()}
+      said = ask(params, batch["tokens"])
+      yield {name: processes.whole(part)[0] for name, part in said.items()}
 
   length, sizes = stores[0].sequence_length, teaching(c, vocab_size)
-  teacher.write(folder, wanted, (sources, rows), answers(), length, sizes, vocab_size)
+  if not processes.agree(artifact.exists(folder, wanted)):
+    if processes.is_writer():
+      teacher.write(folder, wanted, (sources, rows), answers(), length, sizes, vocab_size)
+    else:
+      collections.deque(answers(), maxlen=0)
+    processes.wait("the teacher's cache")
   cache = teacher.TeacherCache(folder)
   megabytes = len(rows) * length * cache.bytes_per_token / 1e6
   print(

@@ -15,9 +15,9 @@ import numpy as np
 from specialization import budgets
 from specialization.config import Config
 from specialization.data.importance import entropy
+from specialization.phases import together
 from specialization.phases.build import flat_mesh
 from specialization.phases.specialize import Specialization
-from specialization.study import read_result, write_result
 
 
 class Evaluation:
@@ -37,7 +37,7 @@ class Evaluation:
     cell, row, pretrained, data = of.cell, of.row, of.pretrained, of.data
     generic = data.validation
     made_from = of.made_from | {"test": of.domain.test.hash, "generic": generic.hash}
-    found = read_result(self._path, made_from)
+    found = together.read(self._path, made_from)
     if found:
       return found
     done, began = of.record(), pretrained.record()
@@ -65,7 +65,7 @@ class Evaluation:
       budgets.entry("inference", "test", tokens, tokens * per_token, seconds, devices),
     ]
     prepared = [dataclasses.asdict(entry) for entry in [*data.ledger(cell.domain), *tests]]
-    return write_result(
+    return together.write(
       self._path,
       made_from,
       {

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from specialization import artifact, budgets, metrics
+from specialization import artifact, budgets, metrics, processes
 from specialization.checkpoint import Checkpoints
 from specialization.config import Config, TrainConfig
 from specialization.data import pipeline
@@ -102,12 +102,14 @@ def fit(
   checkpoints = Checkpoints(folder / "checkpoints", keep=schedule.keep)
   state, progress, origin = _begin(start, trainer, checkpoints)
   print(f"{name}: {trainer.steps} steps at most, starting from {origin}.", flush=True)
-  writer = metrics.Writer(
-    folder,
-    from_step=-1 if checkpoints.latest() is None else progress.step,
-    tensorboard=config.metrics.tensorboard,
-    wandb_project=config.metrics.wandb_project,
-  )
+  writer = metrics.Silent()
+  if processes.is_writer():
+    writer = metrics.Writer(
+      folder,
+      from_step=-1 if checkpoints.latest() is None else progress.step,
+      tensorboard=config.metrics.tensorboard,
+      wandb_project=config.metrics.wandb_project,
+    )
   metadata = {
     "phase": name,
     "made_from": artifact.made_from(folder),

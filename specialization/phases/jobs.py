@@ -1,4 +1,7 @@
-"""Jobs that several processes may share through a folder: each is done once, by whoever is free."""
+"""Jobs that several runs may share through a folder: each is done once, by whoever is free.
+
+A run is one process, or several that do everything together, of which the first holds the locks.
+"""
 
 import contextlib
 import dataclasses
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import filelock
 
-from specialization import artifact
+from specialization import artifact, processes
 from specialization.errors import MENDABLE, UserError
 
 _WAIT = 1.0  # seconds between looks at what other processes are doing
@@ -39,17 +42,21 @@ def _lock(workdir: Path, name: str) -> filelock.BaseFileLock:
 
 @contextlib.contextmanager
 def locked(workdir: Path, name: str) -> Iterator[None]:
-  """Holds a lock, after waiting for a process that has it."""
-  lock = _lock(workdir, name)
-  try:
-    lock.acquire(blocking=False)
-  except filelock.Timeout:
-    print(f"Another process is at {name} in {workdir}: waiting for it.", flush=True)
-    lock.acquire()
-  try:
-    yield
-  finally:
-    lock.release()
+  """Holds a lock, after waiting for a run that has it; its other processes come after its first."""
+  with processes.writer_first(name):
+    if not processes.is_writer():
+      yield
+      return
+    lock = _lock(workdir, name)
+    try:
+      lock.acquire(blocking=False)
+    except filelock.Timeout:
+      print(f"Another process is at {name} in {workdir}: waiting for it.", flush=True)
+      lock.acquire()
+    try:
+      yield
+    finally:
+      lock.release()
 
 
 def complaint(workdir: Path, name: str) -> Path:
@@ -99,28 +106,42 @@ def _told(workdir: Path, name: str) -> int | None:
 def _did(
   job: Job, workdir: Path, failed: dict[str, str], earlier: Mapping[str, int | None]
 ) -> bool:
-  """Returns whether the job came to an end, False if another process is at it."""
-  path = complaint(workdir, job.name)
+  """Returns whether the job came to an end, False if another run is at it."""
+  path, lock = complaint(workdir, job.name), _lock(workdir, job.name)
+
+  def take() -> str | None:
+    """Returns None if another run is at it, or just has been in vain: then why, else ""."""
+    try:
+      lock.acquire(blocking=False)
+    except filelock.Timeout:
+      return None
+    told = _told(workdir, job.name)
+    return "" if told in (None, earlier[job.name]) else path.read_text().partition("\n")[0]
+
   try:
-    with _lock(workdir, job.name).acquire(blocking=False):
-      if _told(workdir, job.name) not in (None, earlier[job.name]):  # Another process just tried.
-        failed[job.name] = path.read_text().partition("\n")[0]
-      else:
-        _try(job, path, failed)
-  except filelock.Timeout:
-    return False
-  return True
+    why = processes.agree(take() if processes.is_writer() else None)
+    if why:
+      failed[job.name] = why
+    elif why is not None:
+      _try(job, path, failed)
+    return why is not None
+  finally:
+    lock.release()
 
 
 def _try(job: Job, path: Path, failed: dict[str, str]) -> None:
   try:
     job.do()
-    path.unlink(missing_ok=True)
+    if processes.is_writer():
+      path.unlink(missing_ok=True)
   except Exception as error:
     if isinstance(error, OSError) and error.errno in MENDABLE:  # None of this job's doing.
       raise
     known = isinstance(error, UserError)
+    if not known:
+      processes.end_all(error)
     why = str(error) if known else f"{type(error).__name__}: {error}"
     failed[job.name] = why
-    artifact.write_text(path, f"{why}\n\n{traceback.format_exc()}")
+    if processes.is_writer():
+      artifact.write_text(path, f"{why}\n\n{traceback.format_exc()}")
     print(f"{job.name} failed: {why}" + f" See {path}." * (not known), flush=True)

@@ -12,7 +12,7 @@ import numpy as np
 from specialization import artifact, budgets
 from specialization.config import Config
 from specialization.data import clusters, documents, embed, store, tokenizer
-from specialization.phases.build import flat_mesh
+from specialization.phases.build import preparing_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Prepared:
   def __init__(self, config: Config, workdir: Path):
     self._config, self._data, self._folder = config, config.data, workdir / "data"
     self._domains: dict[str, DomainStores] = {}
-    c, mesh = config.clusters, flat_mesh(config)
+    c, mesh = config.clusters, preparing_mesh(config)
     generic = self._documents("generic")
     make = self._booked
     self.tokenizer = make(
@@ -99,7 +99,7 @@ class Prepared:
       more, kept = (now - then for now, then in zip(spent(), before, strict=True))
       seconds = time.monotonic() - started + kept
       entry = budgets.entry(
-        "data", name, flops=flops + more, seconds=seconds, devices=flat_mesh(self._config).size
+        "data", name, flops=flops + more, seconds=seconds, devices=preparing_mesh(self._config).size
       )
       text = json.dumps(dataclasses.asdict(entry))
       artifact.write_text(self._folder / "ledger" / f"{name.replace('/', '-')}.json", text)

@@ -19,6 +19,7 @@ from specialization.errors import UserError
 from specialization.evaluate import Score
 from specialization.models import Family, Params
 from specialization.optim import shared_steps
+from specialization.phases import together
 from specialization.phases.build import (
   Evaluator,
   flat_mesh,
@@ -31,7 +32,7 @@ from specialization.phases.build import (
 from specialization.phases.fit import Start, fit, spent, what_matters
 from specialization.phases.prepare import Prepared
 from specialization.strict import to_dict
-from specialization.study import Run, read_result, write_result
+from specialization.study import Run
 from specialization.train import loop
 
 
@@ -92,7 +93,7 @@ class Pretrained:
     Raises:
       UserError: it was not pretrained yet.
     """
-    found = read_result(self.folder / "result.json", self.made_from)
+    found = together.read(self.folder / "result.json", self.made_from)
     if found is None:
       raise UserError(
         f"{self.run.method} is not pretrained in {self.folder}: run `pretrain` first."
@@ -101,13 +102,13 @@ class Pretrained:
 
   def result(self) -> dict[str, Any]:
     """Returns the run's result, training now if it is not there yet."""
-    artifact.claim(self.folder, self.made_from)
+    together.claim(self.folder, self.made_from)
     path = self.folder / "result.json"
-    found = read_result(path, self.made_from)
+    found = together.read(path, self.made_from)
     if found:
       return found
     if self.row.strategy == "none":
-      return write_result(path, self.made_from, {"ledger": [], "importance": None})
+      return together.write(path, self.made_from, {"ledger": [], "importance": None})
     record: dict[str, Any] = {"importance": None}
     if self.row.strategy == "importance":
       print(self.diagnosis, flush=True)
@@ -137,7 +138,7 @@ class Pretrained:
     book = "specialization" if self.run.domain else "generic"
     entry = dataclasses.asdict(spent(book, f"pretrain {self.run.name}", trainer, progress))
     before = self._branch.record()["ledger"] if self._branch else []
-    return write_result(path, self.made_from, {"ledger": [*before, entry], **record})
+    return together.write(path, self.made_from, {"ledger": [*before, entry], **record})
 
   def _branched(self) -> Params:
     """Returns the parameters to begin with, all experts alike."""

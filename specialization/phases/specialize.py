@@ -17,7 +17,7 @@ from specialization.data import pipeline, sampler
 from specialization.data.teacher import TeacherCache
 from specialization.errors import UserError
 from specialization.models import Params
-from specialization.phases import distill
+from specialization.phases import distill, together
 from specialization.phases.build import (
   Trainer,
   fine_tuner,
@@ -31,7 +31,7 @@ from specialization.phases.fit import Start, fit, spent, what_matters
 from specialization.phases.prepare import DomainStores, Prepared
 from specialization.phases.pretrain import Pretrained
 from specialization.strict import to_dict
-from specialization.study import Cell, read_result, write_result
+from specialization.study import Cell
 from specialization.train import loop
 from specialization.train.step import Batch
 
@@ -101,16 +101,16 @@ class Specialization:
     Raises:
       UserError: it was not done yet.
     """
-    found = read_result(self.folder / "result.json", self.made_from)
+    found = together.read(self.folder / "result.json", self.made_from)
     if found is None:
       raise UserError(f"{self.cell.name} is not specialized yet: run `specialize` first.")
     return found
 
   def result(self) -> dict[str, Any]:
     """Returns the fine-tuning's result, doing it now if it is not there yet."""
-    artifact.claim(self.folder, self.made_from)
+    together.claim(self.folder, self.made_from)
     path = self.folder / "result.json"
-    found = read_result(path, self.made_from)
+    found = together.read(path, self.made_from)
     if found:
       return found
     s, cell = self.config.specialize, self.cell
@@ -135,7 +135,7 @@ class Specialization:
     reason = "end of the schedule" if steps == whole else "end of the budget"
     if loop.exhausted(progress.looks, s.patience):
       reason = f"no improvement in {s.patience} looks"
-    return write_result(
+    return together.write(
       path,
       self.made_from,
       {
@@ -201,7 +201,7 @@ class Specialization:
     for expert, mixture in enumerate(choice.mixtures):
       folder, name = self._folder(expert, choice), f"specialize {self.cell.name}"
       if folder != self.folder:
-        artifact.claim(folder, self.made_from | {"expert": expert})
+        together.claim(folder, self.made_from | {"expert": expert})
         name += f", expert {expert}"
       progress = fit(
         name,

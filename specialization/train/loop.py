@@ -91,7 +91,7 @@ def train(
   progress: Progress,
   batches: Iterator[Batch],
   checkpoints: Checkpoints,
-  writer: metrics.Writer,
+  writer: metrics.Silent,
   *,
   tokens_per_step: int,
   flops_per_step: float,

@@ -1,0 +1,28 @@
+"""Folders and results of a run that several processes share: the first writes, all know."""
+
+from pathlib import Path
+from typing import Any
+
+from specialization import artifact, processes, study
+
+
+def claim(folder: Path, made_from: dict[str, Any]) -> None:
+  """See artifact.claim."""
+  with processes.writer_first(f"claim {folder}"):
+    artifact.claim(folder, made_from)
+
+
+def read(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+  """See study.read_result."""
+  found: dict[str, Any] | None = processes.agree(study.read_result(path, made_from))
+  return found
+
+
+def write(path: Path, made_from: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+  """See study.write_result."""
+  with processes.writer_first(f"write {path}"):
+    if processes.is_writer():
+      study.write_result(path, made_from, result)
+  written = read(path, made_from)
+  assert written is not None
+  return written
