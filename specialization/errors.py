@@ -18,6 +18,10 @@ MENDABLE = {
 }
 
 
+class Terminated(BaseException):
+  """SIGTERM came, and all that was done is saved; no handler of errors is to go on after it."""
+
+
 class UserError(Exception):
   """Something a person can mend; its text is one sentence: what is wrong and what to do.
 

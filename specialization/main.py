@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from specialization.config import Config
-from specialization.errors import MENDABLE, UserError
+from specialization.errors import MENDABLE, Terminated, UserError
 from specialization.strict import known_key, one_of, parse
 
 VERBS = ("run", "prepare", "pretrain", "specialize", "evaluate", "report", "cells", "doctor")
@@ -201,6 +201,9 @@ def console() -> None:
       traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+  except Terminated as end:
+    print(f"{end} Run the same command again to go on.", file=sys.stderr)
+    sys.exit(128 + signal.SIGTERM)
   except KeyboardInterrupt:
     print("Stopped. Run the same command again to go on.", file=sys.stderr)
     sys.exit(130)

@@ -8,8 +8,9 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from specialization.errors import UserError
 
 _DAY = 24 * 3600 * 1000  # milliseconds that processes wait for what one of them does alone
 _AUTO = "auto"
-_counts = itertools.count()
+_counts, _steps = itertools.count(), itertools.count()
 
 
 def start(coordinator: str, count: int, index: int, timeout: int) -> None:
@@ -83,6 +84,28 @@ def writer_first(what: str) -> Iterator[None]:
   finally:
     if is_writer():
       wait(what)
+
+
+@contextlib.contextmanager
+def terminations() -> Iterator[Callable[[], bool]]:
+  """Yields what tells, asked after each step, whether SIGTERM came: then save, and stop.
+
+  Where it comes to one process all of them are told, after the same step.
+  """
+  if jax.process_count() > 1:  # JAX has the signal, and wants numbers that only grow.
+    yield lambda: multihost.reached_preemption(next(_steps))
+    return
+  came = False
+
+  def note(*_: object) -> None:
+    nonlocal came
+    came = True
+
+  before = signal.signal(signal.SIGTERM, note)
+  try:
+    yield lambda: came
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def agree(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The phases of a study. With main.py the only part of the package that builds objects."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import jax
 
 from specialization import budgets, processes, report
 from specialization.config import Config
-from specialization.errors import UserError
+from specialization.errors import Terminated, UserError
 from specialization.phases.build import (
   flops_per_step,
   forward_flops,
@@ -69,7 +70,8 @@ class Study:
     try:
       self._work(*JOBS)
     finally:
-      if any((self._workdir / "results").glob("*.json")):
+      in_haste = isinstance(sys.exception(), Terminated)
+      if not in_haste and any((self._workdir / "results").glob("*.json")):
         self.report()
 
   def prepare(self) -> None:

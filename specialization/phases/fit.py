@@ -122,21 +122,23 @@ def fit(
     checkpoints.save(progress.step, state, record)
   chip = budgets.CHIPS.get(jax.devices()[0].device_kind)
   read = pipeline.batches(batches, trainer.where_batch, progress.step, trainer.steps)
-  _, progress = loop.train(
-    name,
-    schedule,
-    trainer.step,
-    state,
-    progress,
-    map(teach, read) if teach else read,
-    checkpoints,
-    writer,
-    tokens_per_step=trainer.tokens_per_step,
-    flops_per_step=trainer.flops_per_step,
-    peak_flops=chip.flops * trainer.mesh.size if chip else None,
-    metadata=metadata,
-    evaluate=validate,
-  )
+  with processes.terminations() as terminated:
+    _, progress = loop.train(
+      name,
+      schedule,
+      trainer.step,
+      state,
+      progress,
+      map(teach, read) if teach else read,
+      checkpoints,
+      writer,
+      tokens_per_step=trainer.tokens_per_step,
+      flops_per_step=trainer.flops_per_step,
+      peak_flops=chip.flops * trainer.mesh.size if chip else None,
+      metadata=metadata,
+      evaluate=validate,
+      terminated=terminated,
+    )
   writer.close()
   checkpoints.close()
   return progress

@@ -11,6 +11,7 @@ import numpy as np
 
 from specialization import metrics
 from specialization.checkpoint import Checkpoints
+from specialization.errors import Terminated
 from specialization.train.state import TrainState
 from specialization.train.step import Batch, Step
 
@@ -98,6 +99,7 @@ def train(
   peak_flops: float | None,
   metadata: dict[str, Any],
   evaluate: Callable[[Any], float] | None = None,
+  terminated: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainState, Progress]:
   """Trains from `progress.step` to the end of the schedule or until validation stops improving.
 
@@ -115,9 +117,13 @@ def train(
     peak_flops: of all devices together, or None if not known: then no MFU is written.
     metadata: saved with each checkpoint.
     evaluate: parameters -> validation nats per token.
+    terminated: asked after each step, whether to save and stop.
 
   Returns:
     The last state (not the best one: that is in the checkpoints) and the progress.
+
+  Raises:
+    Terminated: it was, and the state is saved.
   """
   before, started = progress.seconds, time.monotonic()
   bar = metrics.progress(
@@ -179,7 +185,8 @@ def train(
       last = progress.step >= schedule.steps
       looked = schedule.evaluate_every and (last or progress.step % schedule.evaluate_every == 0)
       due = progress.step % schedule.checkpoint_every == 0 or progress.step in schedule.keep
-      if not (looked or last or due):
+      stop = terminated()
+      if not (looked or last or due or stop):
         continue
 
       log(*pending)  # A run that is killed after the checkpoint never comes back to this step.
@@ -190,6 +197,9 @@ def train(
         save()
       if last or exhausted(progress.looks, schedule.patience):
         break
+      if stop:
+        checkpoints.wait()
+        raise Terminated(f"{name} was terminated, and saved at step {progress.step}.")
   # ---------------------------------------------------------------- the end
   checkpoints.wait()
   jax.block_until_ready(state.params)
