@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from specialization import roll_call
 from specialization.errors import UserError
 
 _DAY = 24 * 3600 * 1000  # milliseconds that processes wait for what one of them does alone
@@ -47,19 +48,17 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
         f"--process={index} of --processes={count} is none: give each process its number, from 0,"
         " and all of them their count."
       )
+    roll_call.call(coordinator, count, index, timeout)
     given = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
   try:
     jax.distributed.initialize(**given, initialization_timeout=timeout)
   except (RuntimeError, ValueError) as error:
-    raise UserError(_why(str(error), coordinator, timeout)) from error
+    reason = str(error).splitlines()[0].rstrip(".")
+    raise UserError(
+      f"The processes cannot meet ({reason}): give --coordinator, --processes and --process."
+    ) from error
   if not is_writer():
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what all would say, one says
-
-
-def _why(error: str, coordinator: str, timeout: int) -> str:
-  """Returns the sentence that an error of the start stands for."""
-  first = error.splitlines()[0].rstrip(".")
-  return f"The processes of {coordinator} did not meet within {timeout} s: {first}."
 
 
 def is_writer() -> bool:

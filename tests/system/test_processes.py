@@ -1,0 +1,129 @@
+"""Several processes with several devices each do what one process does."""
+
+import json
+import re
+import signal
+import time
+
+import chex
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import several
+import tiny_study
+from specialization import metrics
+
+STEPS = 20
+LAYOUTS = {"2x2": (2, 2), "4x1": (4, 1)}
+MESH = dict(mesh__expert=2, mesh__data=-1)
+
+
+def arguments(corpus, workdir, verb="run", **fields):
+  study = dict(pretrain__horizon__steps=STEPS, pretrain__log_every=1, pretrain__checkpoint_every=10)
+  return tiny_study.arguments(verb, corpus, workdir, **(study | MESH | fields))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Holds the same study, made by one process with four devices and by several."""
+  folder = tmp_path_factory.mktemp("processes")
+  tiny_study.write_corpus(folder / "corpus")
+  for name, layout in {"one": (1, 4), **LAYOUTS}.items():
+    several.run(*layout, arguments(folder / "corpus", folder / name), folder / f"{name}-said")
+  return folder
+
+
+def restored(run):
+  (newest,) = [path for path in (run / "checkpoints").iterdir() if path.name == str(STEPS)]
+  with ocp.StandardCheckpointer() as reader:
+    return reader.restore(newest / "params")
+
+
+@pytest.mark.parametrize("family", tiny_study.FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_training_is_that_of_one_process(folder, layout, family):
+  one, many = (folder / name / "pretrain" / f"{family}--b100--s0" for name in ("one", layout))
+  losses = [[line["loss"] for line in metrics.read(run)] for run in (one, many)]
+  assert len(losses[1]) == STEPS
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+  chex.assert_trees_all_close(restored(many), restored(one), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny_study.FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_results_are_those_of_one_process(folder, layout, family):
+  one, many = (
+    json.loads((folder / name / "results" / f"{family}--law--500--b100--s0.json").read_text())
+    for name in ("one", layout)
+  )
+  assert (many["stopped"], many["expert"]) == (one["stopped"], one["expert"])
+  for when in ("before", "after"):
+    for kind, score in one[when].items():
+      assert many[when][kind]["tokens"] == score["tokens"]
+      np.testing.assert_allclose(many[when][kind]["nats"], score["nats"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_process_speaks_and_writes(folder, layout):
+  count, _ = LAYOUTS[layout]
+  said = [(folder / f"{layout}-said" / f"process-{i}.txt").read_text() for i in range(count)]
+  assert "all is done" in said[0]
+  assert all("pretrain" not in text and "report" not in text for text in said[1:])
+  for family in tiny_study.FAMILIES:
+    lines = metrics.read(folder / layout / "pretrain" / f"{family}--b100--s0")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+
+
+def test_a_run_goes_on_with_other_processes_devices_and_meshes(folder, tmp_path):
+  """4 x 2 devices, stopped by SIGTERM to one of them; then 1 x 8; then 2 x 1 to the end."""
+  corpus, workdir, whole = folder / "corpus", tmp_path / "study", tmp_path / "whole"
+  long = dict(pretrain__horizon__steps=200, pretrain__checkpoint_every=50)
+  presets = (
+    dict(mesh__expert=2, mesh__data=1, mesh__fsdp=4),
+    dict(mesh__expert=1, mesh__data=2, mesh__fsdp=2, mesh__model=2),
+    dict(mesh__expert=1, mesh__data=-1, mesh__fsdp=1, mesh__model=1),
+  )
+  reached = []
+  for (count, devices), mesh, until in zip(((4, 2), (1, 8)), presets[:2], (20, 90), strict=True):
+    line = arguments(corpus, workdir, "pretrain", **long, **mesh)
+    with several.started(count, devices, line, tmp_path) as running:
+      wait_for(workdir, "projected", until, running)
+      running[-1].send_signal(signal.SIGTERM)
+      statuses = [process.wait(timeout=60) for process in running]
+    said = (tmp_path / "process-0.txt").read_text()
+    assert statuses == [128 + signal.SIGTERM] * count, said
+    reached.append(int(re.findall(r"terminated, and saved at step (\d+)", said)[-1]))
+  line = arguments(corpus, workdir, "pretrain", **long, **presets[2])
+  said = several.run(2, 1, line, tmp_path)
+  assert f"starting from its own checkpoint of step {reached[1]}" in said
+  assert 20 <= reached[0] < reached[1] < 200
+  several.run(1, 1, arguments(corpus, whole, "pretrain", **long, **presets[2]), tmp_path)
+  for family in tiny_study.FAMILIES:
+    losses = [
+      [line["loss"] for line in metrics.read(study / "pretrain" / f"{family}--b100--s0")]
+      for study in (whole, workdir)
+    ]
+    assert len(losses[0]) == 200
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def wait_for(workdir, family, step, running):
+  """Returns when a run has logged a step."""
+  run = workdir / "pretrain" / f"{family}--b100--s0"
+  for _ in range(2400):
+    lines = metrics.read(run)
+    if lines and lines[-1]["step"] >= step:
+      return
+    assert all(process.poll() is None for process in running)
+    time.sleep(0.05)
+  raise AssertionError(f"{run} did not come to step {step}.")
+
+
+def test_who_is_missing_is_named(folder, tmp_path):
+  line = [*arguments(folder / "corpus", tmp_path / "study"), "--meet_within=5"]
+  with several.started(3, 1, line, tmp_path, present=(0, 2)) as running:
+    statuses = [process.wait(timeout=100) for process in running]
+  assert statuses == [2, 2]
+  said = (tmp_path / "process-0.txt").read_text().splitlines()[-1]
+  assert said.startswith("error: 1 of 3 processes did not come within 5 s: process 1")
