@@ -25,12 +25,18 @@ def arguments(corpus, workdir, verb="run", **fields):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def corpus(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("corpus")
+  tiny_study.write_corpus(folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def folder(corpus, tmp_path_factory):
   """Holds the same study, made by one process with four devices and by several."""
   folder = tmp_path_factory.mktemp("processes")
-  tiny_study.write_corpus(folder / "corpus")
   for name, layout in {"one": (1, 4), **LAYOUTS}.items():
-    several.run(*layout, arguments(folder / "corpus", folder / name), folder / f"{name}-said")
+    several.run(*layout, arguments(corpus, folder / name), folder / f"{name}-said")
   return folder
 
 
@@ -75,9 +81,11 @@ def test_one_process_speaks_and_writes(folder, layout):
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
-def test_a_run_goes_on_with_other_processes_devices_and_meshes(folder, tmp_path):
+@pytest.mark.parametrize("family", ("mixture", "projected"))
+def test_a_run_goes_on_with_other_processes_devices_and_meshes(corpus, tmp_path, family):
   """4 x 2 devices, stopped by SIGTERM to one of them; then 1 x 8; then 2 x 1 to the end."""
-  corpus, workdir, whole = folder / "corpus", tmp_path / "study", tmp_path / "whole"
+  only = f"--only={family}--*"
+  workdir, whole = tmp_path / "study", tmp_path / "whole"
   long = dict(pretrain__horizon__steps=200, pretrain__checkpoint_every=50)
   presets = (
     dict(mesh__expert=2, mesh__data=1, mesh__fsdp=4),
@@ -86,26 +94,26 @@ def test_a_run_goes_on_with_other_processes_devices_and_meshes(folder, tmp_path)
   )
   reached = []
   for (count, devices), mesh, until in zip(((4, 2), (1, 8)), presets[:2], (20, 90), strict=True):
-    line = arguments(corpus, workdir, "pretrain", **long, **mesh)
+    line = [*arguments(corpus, workdir, "pretrain", **long, **mesh), only]
     with several.started(count, devices, line, tmp_path) as running:
-      wait_for(workdir, "projected", until, running)
+      wait_for(workdir, family, until, running)
       running[-1].send_signal(signal.SIGTERM)
       statuses = [process.wait(timeout=60) for process in running]
     said = (tmp_path / "process-0.txt").read_text()
     assert statuses == [128 + signal.SIGTERM] * count, said
     reached.append(int(re.findall(r"terminated, and saved at step (\d+)", said)[-1]))
-  line = arguments(corpus, workdir, "pretrain", **long, **presets[2])
+  line = [*arguments(corpus, workdir, "pretrain", **long, **presets[2]), only]
   said = several.run(2, 1, line, tmp_path)
   assert f"starting from its own checkpoint of step {reached[1]}" in said
   assert 20 <= reached[0] < reached[1] < 200
-  several.run(1, 1, arguments(corpus, whole, "pretrain", **long, **presets[2]), tmp_path)
-  for family in tiny_study.FAMILIES:
-    losses = [
-      [line["loss"] for line in metrics.read(study / "pretrain" / f"{family}--b100--s0")]
-      for study in (whole, workdir)
-    ]
-    assert len(losses[0]) == 200
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+  line = [*arguments(corpus, whole, "pretrain", **long, **presets[2]), only]
+  several.run(1, 1, line, tmp_path)
+  losses = [
+    [line["loss"] for line in metrics.read(study / "pretrain" / f"{family}--b100--s0")]
+    for study in (whole, workdir)
+  ]
+  assert len(losses[0]) == 200
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 def wait_for(workdir, family, step, running):
@@ -120,8 +128,8 @@ def wait_for(workdir, family, step, running):
   raise AssertionError(f"{run} did not come to step {step}.")
 
 
-def test_who_is_missing_is_named(folder, tmp_path):
-  line = [*arguments(folder / "corpus", tmp_path / "study"), "--meet_within=5"]
+def test_who_is_missing_is_named(corpus, tmp_path):
+  line = [*arguments(corpus, tmp_path / "study"), "--meet_within=5"]
   with several.started(3, 1, line, tmp_path, present=(0, 2)) as running:
     statuses = [process.wait(timeout=100) for process in running]
   assert statuses == [2, 2]
