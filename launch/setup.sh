@@ -9,6 +9,19 @@ fail() {
   exit 2
 }
 
+# Prints words so that a shell reads them back.
+quote() {
+  local word inner="'\\''" out=()
+  for word in "$@"; do
+    if [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then
+      out+=("$word")
+    else
+      out+=("'${word//\'/$inner}'")
+    fi
+  done
+  echo "${out[*]}"
+}
+
 is_recent() {
   "$@" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }

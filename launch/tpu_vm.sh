@@ -34,19 +34,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 SUBCOMMANDS="create install run logs fetch delete all"
 HERE=specialization # the folder on the workers, in their home
 
-# Prints words so that a shell reads them back.
-quote() {
-  local word inner="'\\''" out=()
-  for word in "$@"; do
-    if [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then
-      out+=("$word")
-    else
-      out+=("'${word//\'/$inner}'")
-    fi
-  done
-  echo "${out[*]}"
-}
-
 step() {
   quote "$@"
   if [[ $dry_run == no ]]; then

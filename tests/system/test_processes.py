@@ -81,7 +81,7 @@ def test_one_process_speaks_and_writes(folder, layout):
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("family", ("mixture", "projected"))
+@pytest.mark.parametrize("family", ["mixture", "projected"])
 def test_a_run_goes_on_with_other_processes_devices_and_meshes(corpus, tmp_path, family):
   """4 x 2 devices, stopped by SIGTERM to one of them; then 1 x 8; then 2 x 1 to the end."""
   only = f"--only={family}--*"

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Runs one study in several processes on this machine, as they would run on several machines.
+#
+#   bash launch/local_processes.sh --processes=2 --devices=4 -- run --config=configs/quickstart.py \
+#     --workdir=runs/two
+#
+# Flags:
+#   --processes  how many
+#   --devices    of the CPU that each makes believe it has; 0 (the default): what is there, of which
+#                every process sees all, so that on accelerators it needs one that it may use alone
+#   --port       on which they meet; the default is 8476
+#   --dry_run    print every command and run none
+#   -- ...       arguments of `python -m specialization`
+#
+# What the first one says is shown, and what all say lies in WORKDIR/logs. SIGTERM or Ctrl-C goes to
+# all of them: they save, and the same command goes on.
+set -euo pipefail
+
+# shellcheck source=launch/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+processes="" devices=0 port=8476 dry_run=no arguments=()
+while (($#)); do
+  case $1 in
+    --dry_run) dry_run=yes ;;
+    --processes=* | --devices=* | --port=*)
+      flag=${1%%=*} value=${1#*=}
+      [[ $value =~ ^[0-9]+$ ]] || fail "$flag=$value is not a number."
+      printf -v "${flag#--}" %s "$value"
+      ;;
+    --)
+      shift
+      arguments=("$@")
+      break
+      ;;
+    *) fail "The flag $1 is unknown or lacks its =VALUE: see the top of launch/local_processes.sh." ;;
+  esac
+  shift
+done
+((${processes:-0} > 0)) || fail "How many processes? Give a number, for example --processes=2."
+((${#arguments[@]})) || fail "What is to run? Give it after --, for example -- run --config=... ."
+workdir=runs
+for argument in "${arguments[@]}"; do
+  [[ $argument != --workdir=* ]] || workdir=${argument#--workdir=}
+done
+
+variables=(PYTHONUNBUFFERED=1)
+((devices == 0)) || variables+=(JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices")
+command=(env "${variables[@]}" "$VENV/bin/python" -m specialization "${arguments[@]}")
+[[ $dry_run == yes ]] || mkdir -p "$workdir/logs"
+pids=()
+for ((i = processes - 1; i >= 0; i--)); do
+  one=("${command[@]}" --coordinator="localhost:$port" --processes="$processes" --process="$i")
+  if [[ $dry_run == yes ]]; then
+    echo "$(quote "${one[@]}") >$workdir/logs/process-$i.txt 2>&1 &"
+  else
+    "${one[@]}" >"$workdir/logs/process-$i.txt" 2>&1 &
+    pids+=("$!")
+  fi
+done
+[[ $dry_run == no ]] || exit 0
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+tail --pid="${pids[-1]}" -n +1 -f "$workdir/logs/process-0.txt" &
+status=0
+for pid in "${pids[@]}"; do
+  while kill -0 "$pid" 2>/dev/null; do  # A trapped signal ends a `wait`, and not what it waits for.
+    wait "$pid" || status=$?
+  done
+done
+exit "$status"
