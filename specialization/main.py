@@ -48,6 +48,9 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
     flag_values=values,
   )
   flags.DEFINE_string(
+    "mesh", "", "Preset of config.mesh, a name in meshes/ beside the config.", flag_values=values
+  )
+  flags.DEFINE_string(
     "topology",
     "",
     "TPUs, such as v5p:4x4x4, that `doctor` compiles for without any at hand.",
@@ -97,11 +100,28 @@ def _load(spec: str, fields: Iterable[str]) -> ConfigDict:
   return tree
 
 
+def _given(arguments: list[str], flag: str) -> list[str]:
+  """Returns the values of a flag, which may stand in one word or in two."""
+  found = [a.removeprefix(f"{flag}=") for a in arguments if a.startswith(f"{flag}=")]
+  return found + [value for name, value in itertools.pairwise(arguments) if name == flag]
+
+
+def _mesh(configs: Path, preset: str) -> list[str]:
+  """Returns the fields of a preset of configs/meshes; those that are given come after them."""
+  known = {path.stem: path for path in sorted((configs / "meshes").glob("*.py"))}
+  one_of("--mesh", preset, tuple(known))
+  sizes = runpy.run_path(str(known[preset]))["MESH"]
+  return [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+
+
 def _parse(arguments: list[str]) -> tuple[str, flags.FlagValues]:
+  specs = _given(arguments, "--config")
+  if specs and (presets := _given(arguments, "--mesh")):
+    after = 1 + next(i for i, a in enumerate(arguments) if a.endswith(specs[0]))
+    sizes = _mesh(Path(specs[0].partition(":")[0]).parent, presets[-1])
+    arguments = [*arguments[:after], *sizes, *arguments[after:]]
   values = flags.FlagValues()
   _define(values, arguments)
-  specs = [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
-  specs += [value for name, value in itertools.pairwise(arguments) if name == "--config"]
   fields = [a[len("--config.") :].partition("=")[0] for a in arguments if a[:9] == "--config."]
   for spec in specs:
     _load(spec, fields)
