@@ -19,7 +19,17 @@ from specialization.config import Config
 from specialization.errors import MENDABLE, Terminated, UserError
 from specialization.strict import known_key, one_of, parse
 
-VERBS = ("run", "prepare", "pretrain", "specialize", "evaluate", "report", "cells", "doctor")
+VERBS = (
+  "run",
+  "prepare",
+  "pretrain",
+  "specialize",
+  "evaluate",
+  "report",
+  "cells",
+  "describe",
+  "doctor",
+)
 
 USAGE = f"""Small specialized language models under four budgets.
 
@@ -27,7 +37,8 @@ USAGE = f"""Small specialized language models under four budgets.
 
 VERB is one of {", ".join(VERBS)}.
 `run` does all of it and goes on where it stopped; most others do one phase of it. `cells` lists the
-cells of the study with their states. Several processes may run the same study in one folder."""
+cells of the study with their states, `describe` where each parameter lies on the mesh. Several
+processes may run the same study in one folder."""
 
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
@@ -49,6 +60,9 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
   )
   flags.DEFINE_string(
     "mesh", "", "Preset of config.mesh, a name in meshes/ beside the config.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "devices", 0, "That `describe` is to suppose; 0: those that are here.", flag_values=values
   )
   flags.DEFINE_string(
     "topology",
@@ -106,20 +120,21 @@ def _given(arguments: list[str], flag: str) -> list[str]:
   return found + [value for name, value in itertools.pairwise(arguments) if name == flag]
 
 
-def _mesh(configs: Path, preset: str) -> list[str]:
-  """Returns the fields of a preset of configs/meshes; those that are given come after them."""
+def preset(configs: Path, name: str) -> dict[str, int]:
+  """Returns the sizes of a mesh that has a name in the folder `meshes` of one of configs."""
   known = {path.stem: path for path in sorted((configs / "meshes").glob("*.py"))}
-  one_of("--mesh", preset, tuple(known))
-  sizes = runpy.run_path(str(known[preset]))["MESH"]
-  return [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+  one_of("--mesh", name, tuple(known))
+  sizes: dict[str, int] = runpy.run_path(str(known[name]))["MESH"]
+  return sizes
 
 
 def _parse(arguments: list[str]) -> tuple[str, flags.FlagValues]:
   specs = _given(arguments, "--config")
   if specs and (presets := _given(arguments, "--mesh")):
     after = 1 + next(i for i, a in enumerate(arguments) if a.endswith(specs[0]))
-    sizes = _mesh(Path(specs[0].partition(":")[0]).parent, presets[-1])
-    arguments = [*arguments[:after], *sizes, *arguments[after:]]
+    sizes = preset(Path(specs[0].partition(":")[0]).parent, presets[-1]).items()
+    fields = [f"--config.mesh.{axis}={size}" for axis, size in sizes]
+    arguments = [*arguments[:after], *fields, *arguments[after:]]  # What is given comes after.
   values = flags.FlagValues()
   _define(values, arguments)
   fields = [a[len("--config.") :].partition("=")[0] for a in arguments if a[:9] == "--config."]
@@ -168,6 +183,10 @@ def main(arguments: list[str]) -> None:
   phases = importlib.import_module("specialization.phases")
   if values.print_config:
     print(phases.describe(config))
+    return
+  if verb == "describe":
+    topology = importlib.import_module("specialization.phases.topology")
+    print(topology.describe(config, values.devices))
     return
   if verb == "doctor":
     doctor = importlib.import_module("specialization.phases.doctor")

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from specialization.config import MeshConfig
 from specialization.errors import UserError
@@ -37,31 +37,39 @@ RULES: dict[str | None, tuple[str, ...]] = {
   "code": (),
 }
 
+AnyMesh = Any  # a Mesh, or an AbstractMesh where nothing is to run
+Devices = Sequence[jax.Device] | int | None
 LogicalAxes = tuple[str | None, ...]
 BATCH = ("group", "batch")  # first axes of an activation; the first one may be absent
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Returns the mesh over all devices; a size of -1 takes what the others leave.
+def make_mesh(config: MeshConfig, devices: Devices = None) -> AnyMesh:
+  """Returns the mesh over some devices; a size of -1 takes what the others leave.
+
+  Args:
+    config: sizes.
+    devices: a number of them, of which there need be none, makes an abstract mesh; None: all.
 
   Raises:
     UserError: the sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
+  count = devices if isinstance(devices, int) else len(devices)
+  types = (AxisType.Auto,) * len(MESH_AXES)
   sizes = [getattr(config, axis) for axis in MESH_AXES]
   named = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
     raise UserError(f"mesh ({named}) must have positive sizes, at most one of them -1.")
   known = math.prod(size for size in sizes if size != -1)
-  if len(devices) % known or (-1 not in sizes and known != len(devices)):
+  if count % known or (-1 not in sizes and known != count):
     raise UserError(
-      f"mesh ({named}) does not divide the {len(devices)} devices that are there: make the product"
+      f"mesh ({named}) does not divide the {count} devices that are there: make the product"
       " of its sizes equal to that, or set one of them to -1."
     )
-  shape = [len(devices) // known if size == -1 else size for size in sizes]
-  return Mesh(
-    np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
-  )
+  shape = tuple(count // known if size == -1 else size for size in sizes)
+  if isinstance(devices, int):
+    return AbstractMesh(shape, MESH_AXES, axis_types=types)
+  return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=types)
 
 
 def spec(axes: LogicalAxes) -> PartitionSpec:
@@ -69,12 +77,12 @@ def spec(axes: LogicalAxes) -> PartitionSpec:
   return PartitionSpec(*(RULES[axis] or None for axis in axes))
 
 
-def parts(mesh: Mesh, axis: str | None) -> int:
+def parts(mesh: AnyMesh, axis: str | None) -> int:
   """Returns into how many parts the mesh cuts a logical axis."""
   return math.prod(mesh.shape[a] for a in RULES[axis])
 
 
-def sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int], name: str) -> NamedSharding:
+def sharding(mesh: AnyMesh, axes: LogicalAxes, shape: Sequence[int], name: str) -> NamedSharding:
   """Returns the sharding of one array.
 
   Raises:
@@ -89,14 +97,14 @@ def sharding(mesh: Mesh, axes: LogicalAxes, shape: Sequence[int], name: str) -> 
   return NamedSharding(mesh, spec(axes))
 
 
-def shardings(mesh: Mesh, axes: Any, shapes: Any) -> Any:
+def shardings(mesh: AnyMesh, axes: Any, shapes: Any) -> Any:
   """Maps `sharding` over a tree of logical axes and one of shapes (ShapeDtypeStruct)."""
   return jax.tree.map_with_path(
     lambda path, leaf, a: sharding(mesh, a, leaf.shape, jax.tree_util.keystr(path)), shapes, axes
   )
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -116,19 +124,29 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(axes[-x.ndim :]))
 
 
-def describe(mesh: Mesh, axes: Any, shapes: Any) -> str:
-  """Returns a table: parameter, shape, logical axes, mesh axes, bytes per device."""
-  lines, total, whole = [], 0, 0
+def whole_share(mesh: AnyMesh, axes: Any, shapes: Any) -> float:
+  """Returns the share of bytes that lie whole on every device."""
+  total = whole = 0
+  flat_axes = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
+  for leaf, names in zip(jax.tree.leaves(shapes), flat_axes, strict=True):
+    size = leaf.size * leaf.dtype.itemsize
+    total += size
+    whole += size * all(parts(mesh, name) == 1 for name in names)
+  return whole / total
+
+
+def describe(mesh: AnyMesh, axes: Any, shapes: Any) -> str:
+  """Returns a table: parameter, shape, logical axes, mesh axes, bytes per device; last what is whole."""
+  lines, total = [], 0
   flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
   flat_axes = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
   for (path, leaf), names in zip(flat, flat_axes, strict=True):
     pieces = math.prod(parts(mesh, name) for name in names)
     size = leaf.size * leaf.dtype.itemsize
     total += size
-    whole += size if pieces == 1 else 0
     lines.append(
       f"{jax.tree_util.keystr(path, simple=True, separator='/'):44} {leaf.shape!s:24}"
       f" {'x'.join(str(n) for n in names):32} {spec(names)!s:32} {size // pieces:>14,}"
     )
-  share = f"{100 * whole / total:.1f}% of {total:,} bytes lie whole on every device."
+  share = f"{whole_share(mesh, axes, shapes):.1%} of {total:,} bytes lie whole on every device."
   return "\n".join([*lines, share])

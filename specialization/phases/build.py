@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -16,11 +16,12 @@ from specialization.config import Config, DistillationConfig, MethodConfig, Trai
 from specialization.data import pipeline, store
 from specialization.errors import UserError
 from specialization.models import Family, Params, Transformer, make_family
+from specialization.sharding import AnyMesh, Devices
 from specialization.train import state as train_state
 from specialization.train import step as train_step
 
 
-def flat_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def flat_mesh(config: Config, devices: Devices = None) -> AnyMesh:
   """Returns the mesh of a single transformer: the expert axis becomes part of the data axis."""
   full = sharding.make_mesh(config.mesh, devices)
   sizes = dict(full.shape)
@@ -34,7 +35,7 @@ def flat_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Me
   return sharding.make_mesh(flat, devices)
 
 
-def preparing_mesh(config: Config) -> Mesh:
+def preparing_mesh(config: Config) -> AnyMesh:
   """Returns the mesh on which text is embedded and clustered, by the process that writes."""
   if jax.process_count() == 1:
     return flat_mesh(config)
@@ -62,7 +63,7 @@ class Trainer:
   steps: int
   tokens_per_step: int
   flops_per_step: float
-  mesh: Mesh
+  mesh: AnyMesh
 
 
 def flops_per_step(family: Family, train: TrainConfig, length: int) -> float:
@@ -77,7 +78,7 @@ def make_trainer(
   family: Family,
   train: TrainConfig,
   length: int,
-  mesh: Mesh,
+  mesh: AnyMesh,
   steps: int,
   *,
   complete: bool,
@@ -114,9 +115,7 @@ def make_trainer(
   return Trainer(family, tx, like, step, where, steps, train.batch_rows * length, flops, mesh)
 
 
-def pretraining_mesh(
-  config: Config, row: MethodConfig, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def pretraining_mesh(config: Config, row: MethodConfig, devices: Devices = None) -> AnyMesh:
   if row.experts == 1:
     return flat_mesh(config, devices)
   return sharding.make_mesh(config.mesh, devices)
@@ -178,7 +177,7 @@ def pretrainer(
   config: Config,
   row: MethodConfig,
   share: float = 1.0,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Devices = None,
 ) -> Trainer:
   """Builds a method's pretraining of a share of its horizon, for some devices or those there are.
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from specialization import budgets, hlo, sharding
 from specialization.config import Config, MethodConfig
 from specialization.errors import UserError
-from specialization.phases.build import Trainer, pretrainer
+from specialization.phases.build import Trainer, make_method, pretrainer, pretraining_mesh
 from specialization.phases.finding import Finding, size
 
 
@@ -65,6 +65,25 @@ def findings(config: Config, topology: str) -> Iterator[Finding]:
   for name, row in config.methods.items():
     if row.strategy != "none":
       yield from _method(config, name, row, devices)
+
+
+def describe(config: Config, count: int) -> str:
+  """Returns where each parameter of each method's pretraining lies.
+
+  Args:
+    config: of the study.
+    count: of devices, of which there need be none; 0: those that are there.
+
+  Raises:
+    UserError: something does not divide over them.
+  """
+  texts = []
+  for name, row in config.methods.items():
+    mesh, family = pretraining_mesh(config, row, count or None), make_method(config, row)
+    sharding.shardings(mesh, family.axes(), family.shapes())
+    axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    texts.append(f"{name} on {axes}:\n{sharding.describe(mesh, family.axes(), family.shapes())}")
+  return "\n\n".join(texts)
 
 
 def find_devices(topology: str) -> Any:

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array
 
 from specialization import sharding
 from specialization.models.family import Family
+from specialization.sharding import AnyMesh
 
 
 class TrainState(NamedTuple):
@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
-def abstract(family: Family, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract(family: Family, optimizer: optax.GradientTransformation, mesh: AnyMesh) -> TrainState:
   """Returns the state as ShapeDtypeStructs that carry their shardings.
 
   Optimizer moments lie where their parameters do; counts are on every device.

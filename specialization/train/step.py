@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from specialization import sharding
 from specialization.errors import UserError
 from specialization.models.family import Family
+from specialization.sharding import AnyMesh
 from specialization.train.state import TrainState
 
 Batch = dict[str, Array]
@@ -24,7 +24,11 @@ _BATCH = ("tokens", "cluster", "mask")  # what else is in a batch goes to the lo
 
 
 def batch_shardings(
-  mesh: Mesh, groups: int, rows: int, length: int, extras: Mapping[str, int] = MappingProxyType({})
+  mesh: AnyMesh,
+  groups: int,
+  rows: int,
+  length: int,
+  extras: Mapping[str, int] = MappingProxyType({}),
 ) -> Any:
   """Returns where each part of a batch of groups x rows x length targets lies.
 
@@ -149,7 +153,7 @@ def make_step(
   family: Family,
   loss: Loss,
   optimizer: optax.GradientTransformation,
-  mesh: Mesh,
+  mesh: AnyMesh,
   like: TrainState,
   where_batch: Any,
   *,
