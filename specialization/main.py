@@ -19,17 +19,8 @@ from specialization.config import Config
 from specialization.errors import MENDABLE, Terminated, UserError
 from specialization.strict import known_key, one_of, parse
 
-VERBS = (
-  "run",
-  "prepare",
-  "pretrain",
-  "specialize",
-  "evaluate",
-  "report",
-  "cells",
-  "describe",
-  "doctor",
-)
+PHASES = ("run", "prepare", "pretrain", "specialize", "evaluate", "report")
+VERBS = (*PHASES, "cells", "describe", "doctor")
 
 USAGE = f"""Small specialized language models under four budgets.
 

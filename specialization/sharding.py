@@ -136,7 +136,7 @@ def whole_share(mesh: AnyMesh, axes: Any, shapes: Any) -> float:
 
 
 def describe(mesh: AnyMesh, axes: Any, shapes: Any) -> str:
-  """Returns a table: parameter, shape, logical axes, mesh axes, bytes per device; last what is whole."""
+  """Returns a table: parameter, shape, logical axes, mesh axes, bytes per device."""
   lines, total = [], 0
   flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
   flat_axes = jax.tree.leaves(axes, is_leaf=lambda a: isinstance(a, tuple))
