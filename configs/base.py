@@ -105,6 +105,8 @@ def train(steps: int, learning_rate: float) -> ConfigDict:
       ),
       log_every=10,  # steps
       checkpoint_every=200,  # steps; a killed run repeats at most these
+      keep_last=2,  # checkpoints that stay while it runs, should the newest be damaged
+      keep_every=0,  # steps; checkpoints of their multiples stay for good; 0: none
     )
   )
 

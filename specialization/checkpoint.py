@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from specialization.errors import UserError
+from specialization import processes
+from specialization.errors import MENDABLE, Damaged, UserError
 from specialization.train.state import TrainState
+
+_SUMS = "sums"  # of the metadata
 
 
 class Checkpoints:
@@ -20,22 +24,36 @@ class Checkpoints:
 
   Each holds the items `params`, `optimizer` (with the step) and `metadata` (JSON), and appears
   under its final name only when whole. Kept are the newest, where a validation loss is given on
-  saving the one with the lowest, and those of some steps.
+  saving the one with the lowest, and those of some steps. Sums of the state's bits lie beside it,
+  by which it is seen if files changed since.
   """
 
-  def __init__(self, folder: Path, *, read_only: bool = False, keep: Sequence[int] = ()):
+  def __init__(
+    self,
+    folder: Path,
+    *,
+    read_only: bool = False,
+    keep: Sequence[int] = (),
+    last: int = 1,
+    every: int = 0,
+  ):
     """Removes what a killed run left half written, unless another run may be writing there.
 
     Args:
       folder: of all of them.
       read_only: another run's, which is not touched.
       keep: steps whose checkpoints stay.
+      last: how many of the newest stay, until `finish`.
+      every: checkpoints of multiples of so many steps stay; 0: none.
     """
     self._folder = folder.absolute()
+    self._keep, self._every = keep, every
     lowest = policies.BestN(
       get_metric_fn=_validation, reverse=True, n=1, keep_checkpoints_without_metrics=False
     )
-    kept = [policies.LatestN(1), lowest, policies.CustomSteps(steps=list(keep))]
+    kept = [policies.LatestN(last), lowest, policies.CustomSteps(steps=list(keep))]
+    if every:
+      kept.append(policies.EveryNSteps(every))
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -82,19 +100,43 @@ class Checkpoints:
         args=ocp.args.Composite(
           params=ocp.args.StandardSave(state.params),
           optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-          metadata=ocp.args.JsonSave(metadata),
+          metadata=ocp.args.JsonSave(metadata | {_SUMS: _sums(state)}),
         ),
         metrics={"validation": validation} if known else None,
         force=True,
       )
+
+  def resume(self, like: TrainState) -> tuple[TrainState, dict[str, Any], int] | None:
+    """Returns state, metadata and step of the newest checkpoint that is as it was written.
+
+    Damaged ones are put aside, and told. None: there is no checkpoint.
+
+    Raises:
+      UserError: it is one of another model or optimizer, or all are damaged.
+    """
+    damaged = None
+    while (step := self.latest()) is not None:
+      try:
+        return *self.restore(step, like), step
+      except Damaged as error:
+        damaged = error
+        with contextlib.suppress(FileNotFoundError):  # Another process did it.
+          (self._folder / str(step)).rename(self._folder.with_name(f"damaged-{step}"))
+        processes.end_all(error)  # The others may have read it whole.
+        print(f"The checkpoint of step {step} is damaged, and put aside: {error}", flush=True)
+        self._manager.reload()
+    if damaged:
+      raise damaged
+    return None
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state on the mesh that `like` names, and the metadata.
 
     Raises:
       UserError: the checkpoint is one of another model or optimizer.
+      Damaged: it is not what was written.
     """
-    with self._fitting(step, like.params):
+    with self._read(step), self._fitting(step, like.params):
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -105,7 +147,9 @@ class Checkpoints:
       )
     optimizer = restored["optimizer"]
     state = TrainState(optimizer["step"], restored["params"], optimizer["opt_state"])
-    return state, restored["metadata"]
+    metadata = restored["metadata"]
+    self._compare(step, metadata.pop(_SUMS), _sums(state))
+    return state, metadata
 
   def metadata(self, step: int) -> dict[str, Any]:
     """Returns what was saved beside the state."""
@@ -118,10 +162,16 @@ class Checkpoints:
 
     Raises:
       UserError: the checkpoint is one of another model.
+      Damaged: it is not what was written.
     """
-    args = ocp.args.Composite(params=ocp.args.StandardRestore(like))
-    with self._fitting(step, like):
-      return self._manager.restore(step, args=args)["params"]
+    args = ocp.args.Composite(
+      params=ocp.args.StandardRestore(like), metadata=ocp.args.JsonRestore()
+    )
+    with self._read(step), self._fitting(step, like):
+      restored = self._manager.restore(step, args=args)
+    sums = {"params": restored["metadata"][_SUMS]["params"]}
+    self._compare(step, sums, {"params": _sum_bits(restored["params"])})
+    return restored["params"]
 
   def wait(self) -> None:
     """Returns when all is on disk.
@@ -135,6 +185,36 @@ class Checkpoints:
   def close(self) -> None:
     self.wait()
     self._manager.close()
+
+  def finish(self) -> None:
+    """Closes, and removes what was kept only in case that a later one is damaged."""
+    self.wait()
+    for step in set(self._manager.all_steps()) - {self.latest(), self.best(), *self._keep}:
+      if not self._every or step % self._every:
+        self._manager.delete(step)
+    self._manager.close()
+
+  @contextlib.contextmanager
+  def _read(self, step: int) -> Iterator[None]:
+    try:
+      yield
+    except UserError:
+      raise
+    except Exception as error:  # Each library that takes part has its own.
+      if isinstance(error, OSError) and error.errno in MENDABLE:
+        raise
+      raise self._damaged(step, str(error).splitlines()[0]) from error
+
+  def _compare(self, step: int, written: Any, found: Any) -> None:
+    for item, sums in found.items():
+      if (at := next((n for n in sums if sums[n] != written[item][n]), None)) is not None:
+        raise self._damaged(step, f"the numbers of {item} {at} are others")
+
+  def _damaged(self, step: int, why: str) -> Damaged:
+    return Damaged(
+      f"The checkpoint of step {step} in {self._folder} is not what was written"
+      f" ({why.rstrip('.')}): delete {self._folder.parent} to make it anew."
+    )
 
   def _check_room(self, step: int, state: TrainState) -> None:
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -183,6 +263,28 @@ class Checkpoints:
       if "do not match" in str(error):
         raise UserError(sentence) from error
       raise
+
+
+def _sums(state: TrainState) -> dict[str, dict[str, int]]:
+  optimizer = {"step": state.step, "opt_state": state.opt_state}
+  return {"params": _sum_bits(state.params), "optimizer": _sum_bits(optimizer)}
+
+
+def _sum_bits(tree: Any) -> dict[str, int]:
+  """Returns for each array the sum of its numbers' bits, whatever mesh it lies on."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+  sums = jax.device_get(_sums_of([leaf for _, leaf in leaves]))
+  return {name: int(total) for name, total in zip(names, sums, strict=True)}
+
+
+@jax.jit
+def _sums_of(leaves: list[Any]) -> list[Any]:
+  def bits(leaf: Any) -> Any:
+    kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+    return jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
+
+  return [jnp.sum(bits(leaf), dtype=jnp.uint32) for leaf in leaves]
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -177,9 +177,12 @@ class TrainConfig:
   optimizer: OptimizerConfig
   log_every: int
   checkpoint_every: int
+  keep_last: int
+  keep_every: int
 
   def __post_init__(self) -> None:
-    at_least(1, self, "batch_rows", "groups", "log_every", "checkpoint_every")
+    at_least(1, self, "batch_rows", "groups", "log_every", "checkpoint_every", "keep_last")
+    at_least(0, self, "keep_every")
     if self.batch_rows % self.groups:
       raise UserError(
         f"batch_rows={self.batch_rows} must be a multiple of groups={self.groups}: each group of"

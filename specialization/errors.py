@@ -27,3 +27,7 @@ class UserError(Exception):
 
   `main` prints it without a traceback (unless --debug) and exits with status 2.
   """
+
+
+class Damaged(UserError):
+  """What lies on disk is not what was written there."""

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import tiny
 from specialization.checkpoint import Checkpoints
-from specialization.errors import UserError
+from specialization.errors import Damaged, UserError
 from specialization.train.state import TrainState
 
 
@@ -143,3 +143,85 @@ def test_a_checkpoint_that_has_no_room_is_refused_before_it_is_begun(tmp_path, m
   checkpoints.save(9, make_state(9), {})
   checkpoints.close()
   assert on_disk(tmp_path) == {"9"}
+
+
+def damage(path, how):
+  data = bytearray(path.read_bytes())
+  if how == "gone":
+    path.unlink()
+  elif how == "cut":
+    path.write_bytes(data[: len(data) // 2])
+  else:
+    middle = slice(len(data) // 2, len(data) // 2 + 16)
+    data[middle] = bytes(255 - byte for byte in data[middle])
+    path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("two") / "checkpoints"
+  checkpoints = Checkpoints(folder, last=2)
+  for step in (3, 6):
+    checkpoints.save(step, make_state(step), {"of": step})
+  checkpoints.close()
+  return folder
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "garbled"])
+def test_whatever_file_is_damaged_what_comes_back_is_what_was_saved(two, tmp_path, how, capsys):
+  files = sorted(path.relative_to(two) for path in (two / "6").rglob("*") if path.is_file())
+  fell_back = 0
+  for i, file in enumerate(files):
+    folder = tmp_path / str(i) / "checkpoints"
+    shutil.copytree(two, folder)
+    damage(folder / file, how)
+    state, metadata, step = Checkpoints(folder, last=2).resume(abstract(make_state(0)))
+    chex.assert_trees_all_equal(state, make_state(step))
+    assert metadata == {"of": step}
+    assert (folder.parent / "damaged-6").exists() == (step == 3)
+    fell_back += step == 3
+  assert len(files) > 15
+  assert capsys.readouterr().out.count("The checkpoint of step 6 is damaged, and put aside: ") == (
+    fell_back
+  )
+  assert fell_back >= 5
+
+
+def test_numbers_that_changed_are_seen(two, tmp_path):
+  """Nothing that the library looks at is wrong: a number is another one."""
+  shutil.copytree(two, tmp_path / "run" / "checkpoints")
+  folder = tmp_path / "run" / "checkpoints"
+  other = make_state(6)
+  other.params["kernel"] = other.params["kernel"].at[3, 5].add(1e-6)
+  shutil.rmtree(folder / "6" / "params")
+  forged = tmp_path / "forged"
+  made = Checkpoints(forged)
+  made.save(6, other, {})
+  made.close()
+  shutil.copytree(forged / "6" / "params", folder / "6" / "params")
+  with pytest.raises(Damaged, match=r"step 6 .* \(the numbers of params kernel are others\)"):
+    Checkpoints(folder, read_only=True).restore(6, abstract(make_state(0)))
+  with pytest.raises(Damaged, match="params kernel"):
+    Checkpoints(folder, read_only=True).restore_params(6, abstract(make_state(0)).params)
+  _, _, step = Checkpoints(folder, last=2).resume(abstract(make_state(0)))
+  assert step == 3
+
+
+def test_if_all_are_damaged_it_does_not_begin_anew_by_itself(two, tmp_path):
+  folder = tmp_path / "run" / "checkpoints"
+  shutil.copytree(two, folder)
+  for step in ("3", "6"):
+    damage(folder / step / "params" / "manifest.ocdbt", "cut")
+  with pytest.raises(Damaged, match=f"delete {folder.parent} to make it anew"):
+    Checkpoints(folder, last=2).resume(abstract(make_state(0)))
+  assert on_disk(folder.parent) == {"checkpoints", "damaged-3", "damaged-6"}
+
+
+def test_what_is_kept_while_it_runs_and_afterwards(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=(2,), last=2, every=4)
+  for step in range(1, 8):
+    checkpoints.save(step, make_state(step), {}, validation=abs(step - 3.0))
+  checkpoints.wait()
+  assert on_disk(tmp_path) == {"2", "3", "4", "6", "7"}
+  checkpoints.finish()
+  assert on_disk(tmp_path) == {"2", "3", "4", "7"}

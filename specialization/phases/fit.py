@@ -49,10 +49,10 @@ def _begin(
   start: Start, trainer: Trainer, checkpoints: Checkpoints
 ) -> tuple[train_state.TrainState, loop.Progress, str]:
   """Returns the state to begin with, the progress so far, and where both come from."""
-  own = checkpoints.latest()
+  own = checkpoints.resume(trainer.like)
   if own is not None:
-    state, metadata = checkpoints.restore(own, trainer.like)
-    return state, loop.Progress.of(metadata["progress"]), f"its own checkpoint of step {own}"
+    state, metadata, step = own
+    return state, loop.Progress.of(metadata["progress"]), f"its own checkpoint of step {step}"
   if start.trunk and start.trunk[0].is_dir():
     folder, step = start.trunk
     with contextlib.closing(Checkpoints(folder, read_only=True)) as trunk:
@@ -99,7 +99,12 @@ def fit(
     teach: adds to a batch what the loss needs of a teacher.
     validate: parameters -> validation loss.
   """
-  checkpoints = Checkpoints(folder / "checkpoints", keep=schedule.keep)
+  checkpoints = Checkpoints(
+    folder / "checkpoints",
+    keep=schedule.keep,
+    last=schedule.keep_last,
+    every=schedule.keep_every,
+  )
   state, progress, origin = _begin(start, trainer, checkpoints)
   print(f"{name}: {trainer.steps} steps at most, starting from {origin}.", flush=True)
   writer = metrics.Silent()
@@ -140,7 +145,7 @@ def fit(
       terminated=terminated,
     )
   writer.close()
-  checkpoints.close()
+  checkpoints.finish()
   return progress
 
 
@@ -172,7 +177,10 @@ def spent(book: str, phase: str, trainer: Trainer, progress: loop.Progress) -> b
   )
 
 
+_HOUSEKEEPING = ("log_every", "checkpoint_every", "keep_last", "keep_every")
+
+
 def what_matters(train: TrainConfig) -> dict[str, Any]:
   """Returns the fields that change the outcome."""
   fields = to_dict(train)
-  return {key: fields[key] for key in fields if key not in ("log_every", "checkpoint_every")}
+  return {key: fields[key] for key in fields if key not in _HOUSEKEEPING}

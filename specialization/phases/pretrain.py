@@ -115,7 +115,12 @@ class Pretrained:
       record["importance"] = self._importance[1].record()
     train, trainer = self.row.pretrain, pretrainer(self.config, self.row, self.run.share)
     schedule = loop.Schedule(
-      trainer.steps, train.log_every, train.checkpoint_every, keep=self._branches()
+      trainer.steps,
+      train.log_every,
+      train.checkpoint_every,
+      keep=self._branches(),
+      keep_last=train.keep_last,
+      keep_every=train.keep_every,
     )
     with jax.set_mesh(self.mesh):
       progress = fit(

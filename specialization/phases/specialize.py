@@ -191,7 +191,13 @@ class Specialization:
     teach, cache = self._lessons(trainer, rows)
     feed = pipeline.Pipeline(rows, [self.domain.train, self.data.train], cache)
     schedule = loop.Schedule(
-      steps, s.train.log_every, s.train.checkpoint_every, s.evaluate_every, s.patience
+      steps,
+      s.train.log_every,
+      s.train.checkpoint_every,
+      s.evaluate_every,
+      s.patience,
+      keep_last=s.train.keep_last,
+      keep_every=s.train.keep_every,
     )
     evaluator, runs = self.pretrained.evaluator, list[loop.Progress]()
     entries: list[budgets.Entry] = []

@@ -30,6 +30,8 @@ class Schedule:
       0: never.
     patience: looks without a new lowest loss after which it stops; 0: never.
     keep: further steps at which the state is saved, for good.
+    keep_last: saved states that stay while it runs, should the newest be damaged.
+    keep_every: those of multiples of so many steps stay for good; 0: none.
   """
 
   steps: int
@@ -38,6 +40,8 @@ class Schedule:
   evaluate_every: int = 0
   patience: int = 0
   keep: tuple[int, ...] = ()
+  keep_last: int = 1
+  keep_every: int = 0
 
 
 @dataclasses.dataclass
