@@ -18,7 +18,12 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(
-  count: int, devices: int, arguments: Sequence[str], folder: Path, present: Sequence[int] = ()
+  count: int,
+  devices: int,
+  arguments: Sequence[str],
+  folder: Path,
+  present: Sequence[int] = (),
+  before: Sequence[str] = (),
 ) -> Iterator[list[subprocess.Popen]]:
   """Yields `count` processes with so many devices each, and kills those that are left.
 
@@ -28,15 +33,18 @@ def started(
     arguments: of the command line.
     folder: of what they say: process-0.txt, ...
     present: those that are started; (): all.
+    before: a command that runs each.
   """
   port = free_port()
   running = []
+  folder.mkdir(parents=True, exist_ok=True)
+  command = [*before, sys.executable, "-m", "specialization", *arguments]
   for index in present or range(count):
     place = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"]
     with (folder / f"process-{index}.txt").open("w") as said:
       running.append(
         subprocess.Popen(
-          [sys.executable, "-m", "specialization", *arguments, *(place if count > 1 else ())],
+          [*command, *(place if count > 1 else ())],
           env=_environment(devices),
           stdout=said,
           stderr=subprocess.STDOUT,
@@ -56,12 +64,15 @@ def _environment(devices: int) -> dict[str, str]:
   return flags | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0", "JAX_PLATFORMS": "cpu"}
 
 
+def said_by(index: int, folder: Path) -> str:
+  return (folder / f"process-{index}.txt").read_text()
+
+
 def run(count: int, devices: int, arguments: Sequence[str], folder: Path) -> str:
   """Runs processes to their end; returns what the first said."""
-  folder.mkdir(parents=True, exist_ok=True)
   with started(count, devices, arguments, folder) as running:
     for process in running:
       process.wait(timeout=280)
-  said = [(folder / f"process-{index}.txt").read_text() for index in range(count)]
+  said = [said_by(index, folder) for index in range(count)]
   assert [process.returncode for process in running] == [0] * count, "\n\n".join(said)
   return said[0]
