@@ -49,6 +49,7 @@ variables=(PYTHONUNBUFFERED=1)
 command=(env "${variables[@]}" "$VENV/bin/python" -m specialization "${arguments[@]}")
 [[ $dry_run == yes ]] || mkdir -p "$workdir/logs"
 pids=()
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((i = processes - 1; i >= 0; i--)); do
   one=("${command[@]}" --coordinator="localhost:$port" --processes="$processes" --process="$i")
   if [[ $dry_run == yes ]]; then
@@ -59,12 +60,16 @@ for ((i = processes - 1; i >= 0; i--)); do
   fi
 done
 [[ $dry_run == no ]] || exit 0
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 tail --pid="${pids[-1]}" -n +1 -f "$workdir/logs/process-0.txt" &
-status=0
+shown=$! status=0
 for pid in "${pids[@]}"; do
-  while kill -0 "$pid" 2>/dev/null; do  # A trapped signal ends a `wait`, and not what it waits for.
-    wait "$pid" || status=$?
+  one=0
+  wait "$pid" || one=$?
+  while kill -0 "$pid" 2>/dev/null; do # A trapped signal ends a `wait`, and not what it waits for.
+    one=0
+    wait "$pid" || one=$?
   done
+  ((status)) || status=$one
 done
+wait "$shown" || true
 exit "$status"

@@ -9,13 +9,14 @@
 #
 # Flags:
 #   --name              of the job
-#   --nodes --gpus      machines, and the GPUs of each: one process on each machine has all of them
+#   --nodes --gpus      machines, and the GPUs of each: one process on each has all of the machine
 #   --time              limit, HH:MM:SS; the study saves two minutes before it, and goes on in a new
 #                       turn of the same job
-#   --partition --account --qos  as the cluster has them
+#   --partition --account --qos --constraint --mem  as the cluster has them
 #   --array=N           N independent runs that share the study's cells, instead of one that has all
 #                       machines: best where one machine holds a model
-#   --config --workdir  of the study; both are read on the machines, so on the shared file system
+#   --config --workdir  of the study; the latter with its whole path, on the shared file system, as
+#                       this checkout has to be
 #   --port              on which the processes meet; the default is 8476
 #   --dry_run           print the job and submit none; sbatch is not needed
 #   -- ...              further arguments for `run`, such as --config.seed=1
@@ -47,7 +48,7 @@ job() {
     ${arguments[@]+"${arguments[@]}"})
   echo "#!/usr/bin/env bash"
   echo "#SBATCH --job-name=$name --nodes=$nodes --ntasks-per-node=1 --gpus-per-node=$gpus"
-  echo "#SBATCH --time=$time --signal=TERM@120 --requeue"
+  echo "#SBATCH --exclusive --time=$time --signal=B:TERM@120 --requeue"
   echo "#SBATCH --open-mode=append --output=$workdir/logs/%x-%j.txt"
   for option in ${options[@]+"${options[@]}"}; do
     echo "#SBATCH $option"
@@ -59,15 +60,18 @@ cd $(quote "$ROOT")
 export PYTHONUNBUFFERED=1
 first=\$(scontrol show hostnames "\$SLURM_JOB_NODELIST" | head -n 1)
 export first
-status=0
+is_over=no status=0
+trap 'is_over=yes; kill -TERM "\$!"' TERM # srun hands it on, and the study saves.
 srun --label bash -c '
   place=()
   if ((SLURM_NTASKS > 1)); then
     place=(--coordinator="\$first:$port" --processes="\$SLURM_NTASKS" --process="\$SLURM_PROCID")
   fi
-  exec "\$@" "\${place[@]}"' bash $command || status=\$?
-if ((status == 143)); then # It was told to stop, and has saved.
-  scontrol requeue "\$SLURM_JOB_ID"
+  exec "\$@" "\${place[@]}"' bash $command &
+wait "\$!" || status=\$?
+if [[ \$is_over == yes ]]; then
+  wait "\$!" || status=\$?
+  ((status == 0)) || scontrol requeue "\$SLURM_JOB_ID"
 fi
 exit "\$status"
 END
@@ -94,7 +98,8 @@ submit() {
 
 logs() {
   need name workdir
-  step bash -c "tail -n +1 -F $(quote "$workdir/logs/$name")-*.txt &
+  step bash -c "until compgen -G $(quote "$workdir/logs/$name")-'*.txt' >/dev/null; do sleep 5; done
+tail -n +1 -F $(quote "$workdir/logs/$name")-*.txt &
 while squeue --noheader --me --name=$(quote "$name") | grep -q .; do sleep 10; done
 kill %1"
 }
@@ -113,7 +118,7 @@ arguments=()
 while (($#)); do
   case $1 in
     --dry_run) dry_run=yes ;;
-    --partition=* | --account=* | --qos=*) options+=("$1") ;;
+    --partition=* | --account=* | --qos=* | --constraint=* | --mem=*) options+=("$1") ;;
     --name=* | --nodes=* | --gpus=* | --time=* | --array=* | --config=* | --workdir=* | --port=*)
       flag=${1%%=*}
       printf -v "${flag#--}" %s "${1#*=}"
@@ -130,6 +135,8 @@ done
 for flag in nodes gpus array port; do
   [[ -z ${!flag} || ${!flag} =~ ^[1-9][0-9]*$ ]] || fail "--$flag=${!flag} is not a number."
 done
+[[ -z $workdir || $workdir =~ ^/[^[:space:]%]*$ ]] ||
+  fail "--workdir=$workdir must be a whole path without spaces, such as /shared/runs/slm."
 [[ -z $config || -f $ROOT/${config%%:*} ]] ||
   fail "--config=$config is no file of this checkout: give one such as configs/slm.py."
 [[ $dry_run == yes || $subcommand == install ]] || command -v sbatch >/dev/null ||

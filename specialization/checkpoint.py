@@ -1,6 +1,7 @@
 """Checkpoints: Orbax behind one small class, with sentences for what goes wrong."""
 
 import contextlib
+import itertools
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,21 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from specialization import processes
-from specialization.errors import MENDABLE, Damaged, UserError
+from specialization import artifact, processes
+from specialization.errors import Damaged, UserError, first_line
 from specialization.train.state import TrainState
 
 _SUMS = "sums"  # of the metadata
+_ASIDE = "damaged-"
+# Of errors that say nothing of the files.
+_PASSING = ("PERMISSION_DENIED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+
+
+class _Manager(ocp.CheckpointManager):
+  """Without Orbax's own questions whether SIGTERM came: the answer counts who asks."""
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
 
 
 class Checkpoints:
@@ -54,7 +65,7 @@ class Checkpoints:
     kept = [policies.LatestN(last), lowest, policies.CustomSteps(steps=list(keep))]
     if every:
       kept.append(policies.EveryNSteps(every))
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -100,7 +111,7 @@ class Checkpoints:
         args=ocp.args.Composite(
           params=ocp.args.StandardSave(state.params),
           optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-          metadata=ocp.args.JsonSave(metadata | {_SUMS: _sums(state)}),
+          metadata=ocp.args.JsonSave(metadata | {_SUMS: _sums(state) | _digest(metadata)}),
         ),
         metrics={"validation": validation} if known else None,
         force=True,
@@ -114,20 +125,26 @@ class Checkpoints:
     Raises:
       UserError: it is one of another model or optimizer, or all are damaged.
     """
-    damaged = None
     while (step := self.latest()) is not None:
       try:
         return *self.restore(step, like), step
       except Damaged as error:
-        damaged = error
-        with contextlib.suppress(FileNotFoundError):  # Another process did it.
-          (self._folder / str(step)).rename(self._folder.with_name(f"damaged-{step}"))
+        self._put_aside(step)
         processes.end_all(error)  # The others may have read it whole.
         print(f"The checkpoint of step {step} is damaged, and put aside: {error}", flush=True)
         self._manager.reload()
-    if damaged:
-      raise damaged
+    if aside := sorted(path.name for path in self._folder.parent.glob(f"{_ASIDE}*")):
+      raise UserError(
+        f"All checkpoints in {self._folder.parent} were damaged ({', '.join(aside)}): delete that"
+        " folder to begin anew."
+      )
     return None
+
+  def _put_aside(self, step: int) -> None:
+    names = (f"{_ASIDE}{step}" + f".{n}" * (n > 0) for n in itertools.count())
+    free = next(p for name in names if not (p := self._folder.with_name(name)).exists())
+    with contextlib.suppress(FileNotFoundError):  # Another process did it.
+      (self._folder / str(step)).rename(free)
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state on the mesh that `like` names, and the metadata.
@@ -148,7 +165,9 @@ class Checkpoints:
     optimizer = restored["optimizer"]
     state = TrainState(optimizer["step"], restored["params"], optimizer["opt_state"])
     metadata = restored["metadata"]
-    self._compare(step, metadata.pop(_SUMS), _sums(state))
+    if _SUMS in metadata:  # Checkpoints of earlier versions have none.
+      written = metadata.pop(_SUMS)
+      self._compare(step, written, _sums(state) | _digest(metadata))
     return state, metadata
 
   def metadata(self, step: int) -> dict[str, Any]:
@@ -169,8 +188,9 @@ class Checkpoints:
     )
     with self._read(step), self._fitting(step, like):
       restored = self._manager.restore(step, args=args)
-    sums = {"params": restored["metadata"][_SUMS]["params"]}
-    self._compare(step, sums, {"params": _sum_bits(restored["params"])})
+    if _SUMS in restored["metadata"]:
+      written = restored["metadata"][_SUMS]
+      self._compare(step, written, {"params": _sum_bits(restored["params"])})
     return restored["params"]
 
   def wait(self) -> None:
@@ -198,27 +218,29 @@ class Checkpoints:
   def _read(self, step: int) -> Iterator[None]:
     try:
       yield
-    except UserError:
-      raise
-    except Exception as error:  # Each library that takes part has its own.
-      if isinstance(error, OSError) and error.errno in MENDABLE:
+    except FileNotFoundError as error:
+      raise self._damaged(step, first_line(error)) from error
+    except Exception as error:
+      # What TensorStore raises of files that it cannot decode; of what may pass it says so.
+      is_decoding = isinstance(error, ValueError) or type(error) is Exception
+      if not is_decoding or any(sign in str(error) for sign in _PASSING):
         raise
-      raise self._damaged(step, str(error).splitlines()[0]) from error
+      raise self._damaged(step, first_line(error)) from error
 
   def _compare(self, step: int, written: Any, found: Any) -> None:
     for item, sums in found.items():
-      if (at := next((n for n in sums if sums[n] != written[item][n]), None)) is not None:
-        raise self._damaged(step, f"the numbers of {item} {at} are others")
+      if (at := next((n for n in sums if sums[n] != written[item].get(n)), None)) is not None:
+        raise self._damaged(step, f"{at} of {item} is another")
 
   def _damaged(self, step: int, why: str) -> Damaged:
     return Damaged(
-      f"The checkpoint of step {step} in {self._folder} is not what was written"
-      f" ({why.rstrip('.')}): delete {self._folder.parent} to make it anew."
+      f"The checkpoint of step {step} in {self._folder} is not what was written ({why}): delete"
+      f" {self._folder.parent} to make it anew."
     )
 
   def _check_room(self, step: int, state: TrainState) -> None:
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(self._folder).free
+    free = processes.of_writer(lambda: shutil.disk_usage(self._folder).free)
     if free < size:
       self.wait()  # for the checkpoint before, from which it is to go on
       raise UserError(
@@ -247,7 +269,10 @@ class Checkpoints:
       raise UserError(
         f"{self._folder} has no complete checkpoint: delete {self._folder.parent} to make it anew."
       )
-    there = _shapes(self._manager.item_metadata(step)["params"].tree)
+    described = self._manager.item_metadata(step)["params"]
+    if described is None:
+      raise self._damaged(step, "it does not say what is in it")
+    there = _shapes(described.tree)
     wanted = _shapes(like)
     name = next((n for n in sorted(there | wanted) if there.get(n) != wanted.get(n)), None)
     other = f"{name} is {there.get(name)}, not {wanted.get(name)}" if name else "other optimizer"
@@ -268,6 +293,10 @@ class Checkpoints:
 def _sums(state: TrainState) -> dict[str, dict[str, int]]:
   optimizer = {"step": state.step, "opt_state": state.opt_state}
   return {"params": _sum_bits(state.params), "optimizer": _sum_bits(optimizer)}
+
+
+def _digest(metadata: dict[str, Any]) -> dict[str, dict[str, str]]:
+  return {"metadata": {"digest": artifact.fingerprint(metadata)}}
 
 
 def _sum_bits(tree: Any) -> dict[str, int]:

@@ -31,3 +31,8 @@ class UserError(Exception):
 
 class Damaged(UserError):
   """What lies on disk is not what was written there."""
+
+
+def first_line(error: BaseException) -> str:
+  """Returns the beginning of what an error says, to stand within a sentence."""
+  return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

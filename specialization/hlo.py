@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}  # others say their bits: s32, u8
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
 _FREE = {  # what moves nothing
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
   *("partition-id", "while", "conditional", "call", "iota"),
@@ -24,7 +24,7 @@ _LINE = re.compile(r"(?:ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 _MESH = r"mesh\[[^\]]*\](?:, device_ids=\S+)? \{[^}]*\}"
 _VALUE = rf"({_MESH}|\{{\{{.*?\}}\}}|\{{.*?\}}|\[.*?(?=, \w|$)|[^ ,]+)"
 _CALLED = re.compile(
-  r"(calls|to_apply|body|condition|branch_computations)=\{?(%[\w.-]+(?:, %[\w.-]+)*)"
+  r"(calls|to_apply|body|condition|\w+_computations?)=\{?(%[\w.-]+(?:, %[\w.-]+)*)"
 )
 
 
@@ -39,8 +39,9 @@ class Array:
   @property
   def size(self) -> int:
     """In bytes."""
-    bits = _BYTES.get(self.dtype) or max(1, int(re.sub(r"\D", "", self.dtype) or 8) // 8)
-    return bits * math.prod(self.dims)
+    if self.dtype not in _BITS:  # s32, u8, f64, f8e4m3fn: the first number is that of bits
+      _BITS[self.dtype] = int(re.match(r"[suf](\d+)", self.dtype)[1])  # type: ignore[index]
+    return math.ceil(_BITS[self.dtype] * math.prod(self.dims) / 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Program:
         for computation in called:
           if how != "condition":
             self._count(computation, again)
-          if how in ("calls", "to_apply"):
+          if each.opcode == "fusion" or (how == "to_apply" and each.opcode != "call"):
             self.fused.add(computation)
 
   def trips(self, computation: str, loop: Instruction) -> int:
@@ -175,7 +176,8 @@ class Program:
     table = self.computations[computation]
     given = [table[name].shape for name in each.operands]
     inside = self.computations[each.calls["calls"][0]] if each.opcode == "fusion" else None
-    moved, written = 0, [array.size * (not array.is_near) for array in each.shape]
+    results = _payload(each, kind) if kind in _KINDS else each.shape
+    moved, written = 0, [array.size * (not array.is_near) for array in results]
     for at, shape in enumerate(given):
       far = sum(array.size for array in shape if not array.is_near)
       if far and inside is not None:
@@ -199,18 +201,20 @@ class Program:
       kind = each.opcode.removesuffix("-start")
       if kind not in _KINDS:
         continue
+      scatters = kind == "reduce-scatter"
       if computation.startswith("all-reduce-scatter"):  # of which each device keeps its part
         kind = "reduce-scatter"
-      groups = _groups(each)
+      groups = _groups(each) or [list(range(mesh.size))]
       shape = _payload(each, kind)
       axes, n = axes_of(mesh, groups), len(groups[0])
       if kind == "collective-permute":
         n = 2
-      whole = sum(array.size for array in shape) * (n if each.opcode == "reduce-scatter" else 1)
+      whole = sum(array.size for array in shape) * (n if scatters else 1)
       share = {"collective-permute": 1.0, "all-reduce": 2 * (n - 1) / n}.get(kind, (n - 1) / n)
       scalar = all(math.prod(array.dims) == 1 for array in shape)
       # A collective that runs beside products is written once in each of their fusions.
-      name = f"{kind} {each.attribute('channel_id') or each.name}"
+      chain = re.search(r'chain_id="(\d+)"', each.text)
+      name = f"{kind} {each.attribute('channel_id')} {chain[1] if chain else each.name}"
       if name not in found or found[name].times < times:
         found[name] = Talk(kind, axes, scalar, times * whole * share, times)
     return [talk for talk in found.values() if talk.axes]
@@ -281,7 +285,8 @@ def _payload(each: Instruction, kind: str) -> tuple[Array, ...]:
     return each.shape
   if kind == "collective-permute":
     return each.shape[1:2]
-  return each.shape[len(each.shape) // 2 :]
+  arrays = [array for array in each.shape if array.dtype != "u32" or array.dims]
+  return tuple(arrays[len(arrays) // 2 :])
 
 
 def _multiplications(each: Instruction, left: Sequence[int], right: Sequence[int]) -> float:

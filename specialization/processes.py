@@ -5,11 +5,13 @@ with it, and the same command goes on from what is complete.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,11 +21,23 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from specialization import roll_call
-from specialization.errors import UserError
+from specialization.errors import UserError, first_line
 
 _DAY = 24 * 3600 * 1000  # milliseconds that processes wait for what one of them does alone
+_MINUTE = 60 * 1000
 _AUTO = "auto"
-_counts, _steps = itertools.count(), itertools.count()
+_barriers, _steps = itertools.count(), itertools.count()
+
+
+@dataclasses.dataclass
+class _Place:
+  """This process among all; to ask JAX for it would start a backend."""
+
+  index: int = 0
+  count: int = 1
+
+
+_place = _Place()
 
 
 def start(coordinator: str, count: int, index: int, timeout: int) -> None:
@@ -50,27 +64,34 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
       )
     roll_call.call(coordinator, count, index, timeout)
     given = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
+    # Else SLURM's number of the task on its machine would be taken for the only GPU to use.
+    given["cluster_detection_method"] = "deactivate"
   try:
     jax.distributed.initialize(**given, initialization_timeout=timeout)
   except (RuntimeError, ValueError) as error:
-    reason = str(error).splitlines()[0].rstrip(".")
     raise UserError(
-      f"The processes cannot meet ({reason}): give --coordinator, --processes and --process."
+      f"The processes cannot meet ({first_line(error)}): give --coordinator, --processes and"
+      " --process."
     ) from error
+  _place.index, _place.count = jax.process_index(), jax.process_count()
   if not is_writer():
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what all would say, one says
 
 
+def are_several() -> bool:
+  return _place.count > 1
+
+
 def is_writer() -> bool:
   """Whether this is the process that writes."""
-  return jax.process_index() == 0
+  return _place.index == 0
 
 
-def wait(what: str) -> None:
+def wait(what: str, timeout_ms: int = _DAY) -> None:
   """Returns when all processes have come here."""
-  if jax.process_count() > 1:
-    key = f"specialization {next(_counts)} {what}"
-    multihost.get_barrier_sync_fn()(key=key, timeout_ms=_DAY)
+  if are_several():
+    key = f"specialization {next(_barriers)} {what}"
+    multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 @contextlib.contextmanager
@@ -85,37 +106,33 @@ def writer_first(what: str) -> Iterator[None]:
       wait(what)
 
 
-@contextlib.contextmanager
-def terminations() -> Iterator[Callable[[], bool]]:
-  """Yields what tells, asked after each step, whether SIGTERM came: then save, and stop.
+def of_writer(make: Callable[[], Any]) -> Any:
+  """Returns on all processes what the writer makes, which JSON has to be able to say.
 
-  Where it comes to one process all of them are told, after the same step.
+  Raises:
+    UserError: the writer's.
   """
-  if jax.process_count() > 1:  # JAX has the signal, and wants numbers that only grow.
-    yield lambda: multihost.reached_preemption(next(_steps))
-    return
-  came = False
-
-  def note(*_: object) -> None:
-    nonlocal came
-    came = True
-
-  before = signal.signal(signal.SIGTERM, note)
-  try:
-    yield lambda: came
-  finally:
-    signal.signal(signal.SIGTERM, before)
-
-
-def agree(value: Any) -> Any:
-  """Returns what the writer gives, on all processes: anything that JSON can say."""
-  if jax.process_count() == 1:
-    return value
-  said = np.frombuffer(json.dumps(value if is_writer() else None).encode(), np.uint8)
-  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
-  padded = np.zeros(length, np.uint8)
+  if not are_several():
+    return make()
+  said: dict[str, Any] = {}
   if is_writer():
-    padded[:] = said
+    try:
+      said = {"value": make()}
+    except UserError as error:
+      said = {"error": str(error)}
+  said = _broadcast(said)
+  if "error" in said:
+    raise UserError(said["error"])
+  return said["value"]
+
+
+def _broadcast(said: Any) -> Any:
+  """Returns what the writer says. Lengths are powers of two, since each compiles a program."""
+  text = json.dumps(said).encode()
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+  padded = np.full(1 << (length - 1).bit_length(), ord(" "), np.uint8)
+  if is_writer():
+    padded[: len(text)] = np.frombuffer(text, np.uint8)
   return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
 
 
@@ -126,8 +143,47 @@ def whole(array: jax.Array) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+@contextlib.contextmanager
+def terminations() -> Iterator[Callable[[], bool]]:
+  """Yields what tells, asked after each step, whether SIGTERM came: then save, and stop.
+
+  Where it comes to one process all of them are told, after the same step. Once it came the answer
+  stays.
+  """
+  came = False
+
+  def ask() -> bool:  # JAX has the signal, and wants numbers that only grow.
+    nonlocal came
+    came = came or multihost.reached_preemption(next(_steps))
+    return came
+
+  def note(*_: object) -> None:
+    nonlocal came
+    came = True
+
+  if are_several():
+    yield ask
+    return
+  before = signal.signal(signal.SIGTERM, note)
+  try:
+    yield lambda: came
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def same_everywhere(error: UserError) -> None:
+  """Goes on after an error that all processes have, and ends all if it is one's alone."""
+  if are_several():
+    try:
+      wait("an error", _MINUTE)
+    except Exception:
+      end_all(error)
+
+
 def end_all(error: BaseException) -> None:
-  """Ends all processes for an error that may be one's alone: they would wait for it for ever."""
-  if jax.process_count() > 1:
-    print(f"Process {jax.process_index()} stops: {error}", file=sys.stderr, flush=True)
+  """Ends all processes for an error that is one's alone: the others would wait for it for ever."""
+  if are_several():
+    print(f"Process {_place.index} stops: {error}", file=sys.stderr)
+    traceback.print_exception(error)
+    sys.stderr.flush()
     os._exit(1)

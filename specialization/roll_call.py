@@ -30,22 +30,20 @@ def call(coordinator: str, count: int, index: int, timeout: float) -> None:
   if not host or not port.isdigit():
     raise UserError(f"--coordinator={coordinator} is no address: give HOST:PORT.")
   end = time.monotonic() + timeout
-  absent = _lead(int(port), count, end) if index == 0 else _follow(host, int(port), index, end)
-  if absent is None:
+  amiss = _lead(int(port), count, end) if index == 0 else _follow(host, int(port), index, end)
+  if amiss is None:
     raise UserError(
       f"Process 0 did not answer at {coordinator} within {timeout:g} s: see whether it runs, and"
       " whether this machine can reach that address."
     )
-  if absent:
-    raise UserError(
-      f"{len(absent)} of {count} processes did not come within {timeout:g} s: process"
-      f" {', '.join(map(str, absent))}. See what they say, and start all within that time."
-    )
+  if amiss:
+    raise UserError(amiss)
 
 
-def _lead(port: int, count: int, end: float) -> list[int]:
-  """Waits for the others, tells each who is absent, and returns it."""
+def _lead(port: int, count: int, end: float) -> str:
+  """Waits for the others, tells each what is amiss, and returns it; "": nothing."""
   present: dict[int, socket.socket] = {}
+  waited, amiss = end - time.monotonic(), ""
   with contextlib.ExitStack() as opened:
     try:
       server = opened.enter_context(socket.create_server(("", port)))
@@ -53,32 +51,37 @@ def _lead(port: int, count: int, end: float) -> list[int]:
       raise UserError(
         f"Port {port} of process 0 cannot be used ({error.strerror}): give another --coordinator."
       ) from error
-    while len(present) < count - 1 and (left := end - time.monotonic()) > 0:
+    while not amiss and len(present) < count - 1 and (left := end - time.monotonic()) > 0:
       server.settimeout(left)
       with contextlib.suppress(TimeoutError, ValueError, ConnectionError):
         other = opened.enter_context(server.accept()[0])
         other.settimeout(_GRACE)
         number = int(_line(other))
         if number in present or not 0 < number < count:
-          raise UserError(f"Two processes are number {number} of {count}: give each its own.")
-        present[number] = other
-    absent = [number for number in range(1, count) if number not in present]
+          amiss = f"Two processes are number {number} of {count}: give each its own."
+        present[-number if amiss else number] = other
+    absent = [str(number) for number in range(1, count) if number not in present]
+    if absent and not amiss:
+      amiss = (
+        f"{len(absent)} of {count} processes did not come within {waited:.0f} s: process"
+        f" {', '.join(absent)}. See what they say, and start all within that time."
+      )
     for other in present.values():
       with contextlib.suppress(OSError):
-        other.sendall(json.dumps(absent).encode() + b"\n")
+        other.sendall(json.dumps(amiss).encode() + b"\n")
         other.recv(1)  # It closes first, so that the port is free at once.
-  return absent
+  return amiss
 
 
-def _follow(host: str, port: int, index: int, end: float) -> list[int] | None:
-  """Tells the first process that this one is there; returns who is absent, None if it is."""
+def _follow(host: str, port: int, index: int, end: float) -> str | None:
+  """Tells the first process that this one is there; returns what is amiss, None if that is away."""
   while time.monotonic() < end:
     try:
       with socket.create_connection((host, port), timeout=_RETRY + _GRACE) as first:
         first.settimeout(max(0.0, end - time.monotonic()) + _GRACE)
         first.sendall(f"{index}\n".encode())
-        absent: list[int] = json.loads(_line(first))
-        return absent
+        amiss: str = json.loads(_line(first))
+        return amiss
     except (OSError, ValueError):
       time.sleep(_RETRY)
   return None

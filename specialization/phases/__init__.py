@@ -71,8 +71,11 @@ class Study:
       self._work(*JOBS)
     finally:
       in_haste = isinstance(sys.exception(), Terminated)
-      if not in_haste and any((self._workdir / "results").glob("*.json")):
+      if not in_haste and processes.of_writer(self._has_results):
         self.report()
+
+  def _has_results(self) -> bool:
+    return any((self._workdir / "results").glob("*.json"))
 
   def prepare(self) -> None:
     """All data, and a look at what importance sampling will make of them.
@@ -94,22 +97,28 @@ class Study:
     Raises:
       UserError: none can be.
     """
-    failed, domains = [], dict.fromkeys(cell.domain for cell in self._cells)
     for name in dict.fromkeys(run.method for run in self._runs):
       if self._config.methods[name].strategy != "none":
         pretrainer(self._config, self._config.methods[name])  # Tells mistakes before text is read.
-    with locked(self._workdir, "prepare"):
-      data = self._data()
-      for domain in domains:
-        try:
-          data.domain(domain)
-        except UserError as error:
-          failed.append(error)
-    if failed and len(failed) == len(domains):
+    failed = self._make_data()
+    data = self._data()
+    if failed and len(failed) == len({cell.domain for cell in self._cells}):
       raise failed[0]
     for why in failed:
       print(f"Left out: {why}", flush=True)
     print(f"prepare: {data.train.n_tokens:,} generic tokens in {data.train.n_rows:,} rows.")
+    return failed
+
+  def _make_data(self, with_domains: bool = True) -> list[UserError]:
+    """Makes what is missing, one run after the other; returns why domains cannot be made."""
+    failed = []
+    with locked(self._workdir, "prepare"):
+      data = self._data()
+      for domain in dict.fromkeys(cell.domain for cell in self._cells if with_domains):
+        try:
+          data.domain(domain)
+        except UserError as error:
+          failed.append(error)
     return failed
 
   def pretrain(self) -> None:
@@ -156,8 +165,7 @@ class Study:
     return "pretrained" if done else "not there yet"
 
   def _work(self, *kinds: str) -> None:
-    with locked(self._workdir, "prepare"):
-      self._data()
+    self._make_data(kinds != ("pretrain",) or any(run.domain for run in self._runs))
     jobs: list[Job] = []
     if "pretrain" in kinds:
       jobs += [self._pretraining(run) for run in self._runs]

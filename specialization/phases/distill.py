@@ -89,7 +89,7 @@ def cached(
       yield {name: processes.whole(part)[0] for name, part in said.items()}
 
   length, sizes = stores[0].sequence_length, teaching(c, vocab_size)
-  if not processes.agree(artifact.exists(folder, wanted)):
+  if not processes.of_writer(lambda: artifact.exists(folder, wanted)):
     if processes.is_writer():
       teacher.write(folder, wanted, (sources, rows), answers(), length, sizes, vocab_size)
     else:

@@ -243,11 +243,15 @@ def _checkpoints(config: Config, trainers: Mapping[str, Trainer]) -> int:
     fine_tuned = state * small // trainer.family.parameters()  # The optimizer is the same.
     own = [run for run in pretrained if run.method == name and row.strategy != "none"]
     branches = sum(run.share < max(config.study.shares) for run in own)
+    train = row.pretrain
+    if train.keep_every:
+      branches += len(own) * (trainer.steps // train.keep_every)
     candidates = row.experts if row.choose == "all" else 1
     # Kept are the newest, of a fine-tuning also the best, of the longest run those at branches.
     total += state * (len(own) + branches)
     total += 2 * fine_tuned * candidates * sum(cell.method == name for cell in chosen)
-    largest = max(largest, state)
+    # While it runs, and one more is written.
+    largest = max(largest, state * train.keep_last)
   return total + largest
 
 

@@ -12,7 +12,7 @@ from specialization import artifact, budgets, metrics, processes
 from specialization.checkpoint import Checkpoints
 from specialization.config import Config, TrainConfig
 from specialization.data import pipeline
-from specialization.errors import UserError
+from specialization.errors import Terminated, UserError
 from specialization.models import Params
 from specialization.phases.build import Trainer
 from specialization.strict import to_dict
@@ -144,8 +144,10 @@ def fit(
       evaluate=validate,
       terminated=terminated,
     )
-  writer.close()
-  checkpoints.finish()
+    writer.close()
+    checkpoints.finish()
+    if terminated():
+      raise Terminated(f"{name} was terminated, and is complete.")
   return progress
 
 

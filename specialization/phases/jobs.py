@@ -119,7 +119,7 @@ def _did(
     return "" if told in (None, earlier[job.name]) else path.read_text().partition("\n")[0]
 
   try:
-    why = processes.agree(take() if processes.is_writer() else None)
+    why = processes.of_writer(take)
     if why:
       failed[job.name] = why
     elif why is not None:
@@ -136,12 +136,12 @@ def _try(job: Job, path: Path, failed: dict[str, str]) -> None:
       path.unlink(missing_ok=True)
   except Exception as error:
     if isinstance(error, OSError) and error.errno in MENDABLE:  # None of this job's doing.
+      processes.end_all(error)
       raise
     known = isinstance(error, UserError)
-    if not known:
-      processes.end_all(error)
     why = str(error) if known else f"{type(error).__name__}: {error}"
     failed[job.name] = why
     if processes.is_writer():
       artifact.write_text(path, f"{why}\n\n{traceback.format_exc()}")
     print(f"{job.name} failed: {why}" + f" See {path}." * (not known), flush=True)
+    processes.same_everywhere(error) if isinstance(error, UserError) else processes.end_all(error)

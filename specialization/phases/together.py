@@ -14,15 +14,11 @@ def claim(folder: Path, made_from: dict[str, Any]) -> None:
 
 def read(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
   """See study.read_result."""
-  found: dict[str, Any] | None = processes.agree(study.read_result(path, made_from))
+  found: dict[str, Any] | None = processes.of_writer(lambda: study.read_result(path, made_from))
   return found
 
 
 def write(path: Path, made_from: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
   """See study.write_result."""
-  with processes.writer_first(f"write {path}"):
-    if processes.is_writer():
-      study.write_result(path, made_from, result)
-  written = read(path, made_from)
-  assert written is not None
+  written: dict[str, Any] = processes.of_writer(lambda: study.write_result(path, made_from, result))
   return written

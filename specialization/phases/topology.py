@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from specialization import budgets, hlo, sharding
 from specialization.config import Config, MethodConfig
-from specialization.errors import UserError
+from specialization.errors import UserError, first_line
 from specialization.phases.build import Trainer, make_method, pretrainer, pretraining_mesh
 from specialization.phases.finding import Finding, size
 
@@ -48,18 +48,21 @@ class Step:
   @property
   def seconds(self) -> float:
     """Returns what a step takes at least."""
-    return max(self.serial, self.traffic, self.talking)
+    return max(self.products, self.traffic, self.serial, self.talking)
 
 
 def findings(config: Config, topology: str) -> Iterator[Finding]:
   """Yields one line or more for each method that is pretrained."""
   try:
     devices = find_devices(topology)
-    mesh = sharding.make_mesh(config.mesh, devices)
+    mesh, kind = sharding.make_mesh(config.mesh, devices), devices[0].device_kind
   except UserError as error:
     yield Finding("topology", str(error), True)
     return
-  kind = devices[0].device_kind
+  if kind not in budgets.CHIPS:
+    text = f"what a {kind} can do is not known: choose one of {', '.join(budgets.CHIPS)}."
+    yield Finding("topology", text, True)
+    return
   axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
   yield Finding("topology", f"{topology}, {len(devices)} x {kind}; mesh {axes}")
   for name, row in config.methods.items():
@@ -100,10 +103,9 @@ def find_devices(topology: str) -> Any:
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
   except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
-    reason = str(error).splitlines()[0].rstrip(".")
     raise UserError(
-      f"--topology={topology} cannot be compiled for ({reason}): name one such as v5e:4x4,"
-      " v5p:4x4x4 or v6e:8x8, and `pip install libtpu`."
+      f"--topology={topology} cannot be compiled for ({first_line(error)}): name one such as"
+      " v5e:4x4, v5p:4x4x4 or v6e:8x8, and `pip install libtpu`."
     ) from error
 
 
@@ -156,7 +158,7 @@ def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
       raise UserError(
-        f"a training step does not fit a chip's {size(chip.memory)} ({str(error).splitlines()[0]}):"
+        f"a training step does not fit a chip's {size(chip.memory)} ({first_line(error)}):"
         " raise mesh.fsdp or compute.microbatches, set compute.remat=full or lower batch_rows."
       ) from error
   memory = compiled.memory_analysis()
