@@ -51,11 +51,11 @@ command=(env "${variables[@]}" "$VENV/bin/python" -m specialization "${arguments
 pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((i = processes - 1; i >= 0; i--)); do
-  one=("${command[@]}" --coordinator="localhost:$port" --processes="$processes" --process="$i")
+  each=("${command[@]}" --coordinator="localhost:$port" --processes="$processes" --process="$i")
   if [[ $dry_run == yes ]]; then
-    echo "$(quote "${one[@]}") >$workdir/logs/process-$i.txt 2>&1 &"
+    echo "$(quote "${each[@]}") >$workdir/logs/process-$i.txt 2>&1 &"
   else
-    "${one[@]}" >"$workdir/logs/process-$i.txt" 2>&1 &
+    "${each[@]}" >"$workdir/logs/process-$i.txt" 2>&1 &
     pids+=("$!")
   fi
 done

@@ -58,7 +58,7 @@ job() {
 set -euo pipefail
 cd $(quote "$ROOT")
 export PYTHONUNBUFFERED=1
-first=\$(scontrol show hostnames "\$SLURM_JOB_NODELIST" | head -n 1)
+read -r first < <(scontrol show hostnames "\$SLURM_JOB_NODELIST")
 export first
 is_over=no status=0
 trap 'is_over=yes; kill -TERM "\$!"' TERM # srun hands it on, and the study saves.
