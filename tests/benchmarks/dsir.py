@@ -28,8 +28,9 @@ CONFIG = flags.DEFINE_string("config", None, "The study's config.", required=Tru
 FOLDER = flags.DEFINE_string("folder", None, "The config's data.folder.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder for selections and runs.", required=True)
-_TURNS, _TOLERANCE = 16, 0.02
 DOMAINS = flags.DEFINE_list("domains", None, "Names of domains.", required=True)
+
+_TURNS, _TOLERANCE = 16, 0.02  # of the search for as many tokens
 
 
 def write(path: Path, texts: Iterable[str]) -> str:
