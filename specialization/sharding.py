@@ -56,7 +56,7 @@ def make_mesh(config: MeshConfig, devices: Devices = None) -> AnyMesh:
   devices = jax.devices() if devices is None else devices
   count = devices if isinstance(devices, int) else len(devices)
   types = (AxisType.Auto,) * len(MESH_AXES)
-  sizes = [getattr(config, axis) for axis in MESH_AXES]
+  sizes = [vars(config)[axis] for axis in MESH_AXES]
   named = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
     raise UserError(f"mesh ({named}) must have positive sizes, at most one of them -1.")

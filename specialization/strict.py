@@ -43,9 +43,10 @@ def plain_names(where: str, names: Iterable[str]) -> None:
 
 def at_least(least: int, config: Any, *names: str) -> None:
   """Raises UserError unless the named fields are at least so much."""
+  fields = vars(config)
   for name in names:
-    if getattr(config, name) < least:
-      raise UserError(f"{name}={getattr(config, name)} must be at least {least}.")
+    if fields[name] < least:
+      raise UserError(f"{name}={fields[name]} must be at least {least}.")
 
 
 def parse(cls: type[T], tree: Mapping[str, Any], where: str = "config") -> T:
@@ -95,7 +96,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 def to_dict(config: Any) -> Any:
   """Returns the dataclass as nested plain dicts, lists and scalars, ready for JSON."""
   if dataclasses.is_dataclass(config):
-    return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {f.name: to_dict(vars(config)[f.name]) for f in dataclasses.fields(config)}
   if isinstance(config, Mapping):
     return {key: to_dict(value) for key, value in config.items()}
   if isinstance(config, tuple):

@@ -30,6 +30,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The study's folder.", required=T
 OUT = flags.DEFINE_string("out", None, "Folder for selections and runs.", required=True)
 DOMAINS = flags.DEFINE_list("domains", None, "Names of domains.", required=True)
 
+_TURNS, _TOLERANCE = 16, 0.02  # of the search for as many tokens
+
 
 def write(path: Path, texts: Iterable[str]) -> str:
   """Writes a .jsonl file and returns its name."""
@@ -70,17 +72,23 @@ def select(config: Config, domain: str, folder: Path) -> None:
   dsir = HashedNgramDSIR([str(raw)], [write(folder / "target.jsonl", target)], str(folder / "dsir"))
   dsir.fit_importance_estimator(num_tokens_to_fit="all")
   dsir.compute_importance_weights()
-  documents = generic.count("train") * wanted / Store(data / "train/generic").n_tokens
-  # DSIR takes a number of documents, and which they are says how long they are.
-  for turn in range(3):
+  # DSIR takes a number of documents. Which they are says how long they are, and more of them
+  # include all of fewer: so the number of tokens is closed in on from both sides.
+  fewer, more = (0, 0), (generic.count("train"), Store(data / "train/generic").n_tokens)
+  for turn in range(_TURNS):
+    share = (wanted - fewer[1]) / (more[1] - fewer[1]) if turn % 2 else 0.5
+    count = round(fewer[0] + share * (more[0] - fewer[0]))
     np.random.seed(0)  # DSIR draws from numpy's global generator.
     drawn = folder / f"drawn-{turn}"
-    dsir.resample(str(drawn), math.ceil(documents), str(folder / f"unfinished-{turn}"))
+    dsir.resample(str(drawn), count, str(folder / f"unfinished-{turn}"))
     (file,) = drawn.rglob("*.jsonl")
     tokens = count_tokens(file, tokenizer)
-    print(f"{domain}: {math.ceil(documents):,} documents, {tokens:,} of {wanted:,} tokens.")
-    documents *= wanted / tokens
-  file.rename(folder / "selected.jsonl")
+    print(f"{domain}: {count:,} documents, {tokens:,} of {wanted:,} tokens.", flush=True)
+    if abs(tokens - wanted) < _TOLERANCE * wanted:
+      file.rename(folder / "selected.jsonl")
+      return
+    fewer, more = ((count, tokens), more) if tokens < wanted else (fewer, (count, tokens))
+  raise SystemExit(f"{domain}: no number of documents has about {wanted:,} tokens.")
 
 
 def perplexities(workdir: Path, method: str, domain: str) -> dict[int, float]:

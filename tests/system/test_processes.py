@@ -6,6 +6,7 @@ import signal
 import time
 
 import chex
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -41,9 +42,11 @@ def folder(corpus, tmp_path_factory):
 
 
 def restored(run):
-  (newest,) = [path for path in (run / "checkpoints").iterdir() if path.name == str(STEPS)]
-  with ocp.StandardCheckpointer() as reader:
-    return reader.restore(newest / "params")
+  path = run / "checkpoints" / str(STEPS) / "params"
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  with ocp.PyTreeCheckpointer() as reader:
+    like = reader.metadata(path).item_metadata.tree
+    return reader.restore(path, restore_args=jax.tree.map(lambda _: as_numpy, like))
 
 
 @pytest.mark.parametrize("family", tiny_study.FAMILIES)
