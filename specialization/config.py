@@ -112,7 +112,7 @@ class ComputeConfig:
   def __post_init__(self) -> None:
     one_of("compute.dtype", self.dtype, ("float32", "bfloat16"))
     one_of("compute.remat", self.remat, ("none", "dots", "full"))
-    one_of("compute.attention", self.attention, ("reference", "blocked"))
+    one_of("compute.attention", self.attention, ("reference", "blocked", "splash", "cudnn"))
     at_least(1, self, "scan_unroll", "attention_block", "microbatches")
 
 

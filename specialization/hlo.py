@@ -75,6 +75,21 @@ class Talk:
   times: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+  """A computation that runs, with what it is called on where.
+
+  Attributes:
+    computation: its name.
+    operands: names in the outer frame.
+    outer: the frame that calls it, None: it is the entry.
+  """
+
+  computation: str
+  operands: tuple[str, ...] = ()
+  outer: "_Frame | None" = None
+
+
 class Program:
   """The computations of a partitioned program, each with how often a step runs it."""
 
@@ -92,24 +107,25 @@ class Program:
       raise ValueError("There is no entry computation in this HLO.")
     self.times: collections.Counter[str] = collections.Counter()
     self.fused: set[str] = set()
-    self._count(entry, 1)
+    self._count(_Frame(entry), 1)
 
-  def _count(self, name: str, times: int) -> None:
+  def _count(self, frame: _Frame, times: int) -> None:
+    name = frame.computation
     self.times[name] += times
     for each in self.computations[name].values():
       for how, called in each.calls.items():
-        again = times * self.trips(name, each) if each.opcode == "while" else times
+        again = times * self._trips(frame, each) if each.opcode == "while" else times
         for computation in called:
           if how != "condition":
-            self._count(computation, again)
+            self._count(_Frame(computation, each.operands, frame), again)
           if each.opcode == "fusion" or (how == "to_apply" and each.opcode != "call"):
             self.fused.add(computation)
 
-  def trips(self, computation: str, loop: Instruction) -> int:
+  def _trips(self, frame: _Frame, loop: Instruction) -> int:
     """Returns how often a counted loop runs.
 
     Raises:
-      ValueError: it is not a loop from a constant to a constant.
+      ValueError: it does not count from one constant up to another in equal strides.
     """
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text):
       return int(known[1])
@@ -118,19 +134,32 @@ class Program:
     if test is None or test.attribute("direction") != "LT":
       raise ValueError(f"{loop.name} does not count up to a constant.")
     counter, limit = (condition[name] for name in test.operands)
-    start = self.computations[computation][loop.operands[0]]
-    at = int(counter.attribute("index"))
-    first = self._constant(computation, start.operands[at])
-    last = int(limit.text.split(")")[0])
-    return last - first
+    at, last = int(counter.attribute("index")), int(limit.text.split(")")[0])
+    body = _Frame(loop.calls["body"][0], loop.operands, frame)
+    root = list(self.computations[body.computation].values())[-1]
+    first = self._entry(body, at)
+    stride = self._value(body, root.operands[at]) - first
+    return math.ceil((last - first) / stride)
 
-  def _constant(self, computation: str, name: str) -> int:
-    each = self.computations[computation][name]
-    while each.opcode in ("copy", "bitcast"):
-      each = self.computations[computation][each.operands[0]]
-    if each.opcode != "constant":
-      raise ValueError(f"{name} is not a constant.")
-    return int(each.text.split(")")[0])
+  def _entry(self, frame: _Frame, index: int) -> int:
+    """Returns the value with which an entry of a loop's tuple begins."""
+    if frame.outer is None:
+      raise ValueError("A loop counts to what the program is given.")
+    start = self.computations[frame.outer.computation][frame.operands[0]]
+    return self._value(frame.outer, start.operands[index])
+
+  def _value(self, frame: _Frame, name: str) -> int:
+    """Returns an integer, in the first turn of all loops around."""
+    each = self.computations[frame.computation][name]
+    if each.opcode == "constant":
+      return int(each.text.split(")")[0])
+    if each.opcode in ("copy", "bitcast"):
+      return self._value(frame, each.operands[0])
+    if each.opcode == "add":
+      return sum(self._value(frame, operand) for operand in each.operands)
+    if each.opcode == "get-tuple-element":
+      return self._entry(frame, int(each.attribute("index")))
+    raise ValueError(f"{name} is not a constant.")
 
   def instructions(self) -> Iterator[tuple[str, Instruction, int]]:
     """Yields each with its computation and how often a step runs it."""
@@ -168,7 +197,7 @@ class Program:
 
   def traffic(self, computation: str, each: Instruction) -> float:
     """Returns the bytes that an instruction reads from main memory and writes to it, at least."""
-    if each.opcode in _FREE or each.opcode.endswith("-done"):
+    if each.opcode in _FREE or each.opcode.endswith("-done") or "AllocateBuffer" in each.text:
       return 0.0
     kind = each.opcode.removesuffix("-start")
     if each.opcode.endswith("-start") and kind not in _KINDS:  # copies ahead of use
@@ -181,7 +210,7 @@ class Program:
     for at, shape in enumerate(given):
       far = sum(array.size for array in shape if not array.is_near)
       if far and inside is not None:
-        part = _part_read(inside, at)
+        part = self._part_read(each.calls["calls"][0], at)
         far = far if part is None else min(far, part)
       elif each.opcode in ("dynamic-slice", "gather", "slice") and at == 0:
         far = min(far, each.shape[0].size)
@@ -193,6 +222,31 @@ class Program:
     elif inside is not None:
       written = [min(size, new) for size, new in zip(written, _parts_written(inside), strict=True)]
     return float(moved + sum(written))
+
+  def _part_read(self, computation: str, at: int) -> int | None:
+    """Returns the bytes of a fusion's input that it reads, None: all of them."""
+    inside = self.computations[computation]
+    source = next(
+      (e.name for e in inside.values() if e.opcode == "parameter" and e.text.startswith(f"{at})")),
+      "",
+    )
+    total, names = 0, {source}
+    for each in inside.values():
+      used = [i for i, name in enumerate(each.operands) if name in names]
+      if not used:
+        continue
+      if each.opcode == "bitcast":
+        names.add(each.name)
+      elif each.opcode == "fusion":
+        parts = [self._part_read(each.calls["calls"][0], i) for i in used]
+        if None in parts:
+          return None
+        total += sum(part for part in parts if part is not None)
+      elif each.opcode in ("dynamic-slice", "slice", "gather") and used[0] == 0:
+        total += each.shape[0].size
+      elif each.opcode != "dynamic-update-slice" or used[0] != 0:
+        return None
+    return total
 
   def talks(self, mesh: Mesh) -> list[Talk]:
     """Returns the collectives of a step; those cut into parts that overlap products count once."""
@@ -243,24 +297,6 @@ def _arrays(shape: str) -> tuple[Array, ...]:
     Array(dtype, tuple(map(int, filter(None, dims.split(",")))), bool(re.search(r"S\(\d", layout)))
     for dtype, dims, layout in _ARRAY.findall(shape)
   )
-
-
-def _part_read(inside: Mapping[str, Instruction], at: int) -> int | None:
-  """Returns the bytes of a fusion's input that it reads, None: all of them."""
-  source = next(
-    (e.name for e in inside.values() if e.opcode == "parameter" and e.text.startswith(f"{at})")), ""
-  )
-  total, names = 0, {source}
-  for each in inside.values():
-    if not names & set(each.operands):
-      continue
-    if each.opcode == "bitcast":
-      names.add(each.name)
-    elif each.opcode in ("dynamic-slice", "slice", "gather") and each.operands[0] in names:
-      total += each.shape[0].size
-    elif each.opcode != "dynamic-update-slice" or each.operands[0] not in names:
-      return None
-  return total
 
 
 def _parts_written(inside: Mapping[str, Instruction]) -> list[int]:

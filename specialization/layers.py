@@ -10,12 +10,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from specialization import attention
 from specialization.config import ComputeConfig, ModelConfig
 from specialization.sharding import BATCH, LogicalAxes, constrain, on_many_devices
 
 Initializer = Callable[..., Array]
+
+PRODUCT = "product"  # name of what remat=dots keeps
 
 
 def scaled_normal(fan_in: int) -> Initializer:
@@ -43,14 +47,13 @@ def product(
   x: Float[Array, "*b t i"], kernel: Float[Array, "i o"] | Float[Array, "g i o"]
 ) -> Float[Array, "*b t o"]:
   """x @ kernel, with a kernel for all rows or for each of the groups on x's first axis."""
-  if kernel.ndim == 3:
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
-  elif on_many_devices():
-    return x @ kernel
+  if on_many_devices():
+    made = jnp.einsum("g...i,gio->g...o", x, kernel) if kernel.ndim == 3 else x @ kernel
   else:
     # A CPU multiplies matrices twice as fast as tensors of more axes.
-    flat = x.reshape(-1, x.shape[-1])
-  return (flat @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    flat = x.reshape(*x.shape[: kernel.ndim - 2], -1, x.shape[-1])
+    made = (flat @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+  return checkpoint_name(made, PRODUCT)
 
 
 class Linear(nn.Module):
@@ -91,39 +94,6 @@ def rotate(x: Float[Array, "*n t k"], theta: float) -> Float[Array, "*n t k"]:
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def causal_attention(
-  query: Float[Array, "*n t k"],
-  key: Float[Array, "*n s k"],
-  value: Float[Array, "*n s k"],
-) -> Float[Array, "*n t k"]:
-  """softmax(q k^T / sqrt(k)) v; the last query sees all keys. Softmax in float32."""
-  t, s = query.shape[-2], key.shape[-2]
-  scores = jnp.einsum("...tk,...sk->...ts", query * query.shape[-1] ** -0.5, key)
-  visible = jnp.arange(s) <= jnp.arange(s - t, s)[:, None]
-  scores = jnp.where(visible, scores.astype(jnp.float32), -1e30)
-  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-  weights = jnp.exp(scores - top)
-  mixed = jnp.einsum("...ts,...sk->...tk", weights.astype(value.dtype), value)
-  return (mixed / jnp.sum(weights, axis=-1, keepdims=True)).astype(value.dtype)
-
-
-def blocked_causal_attention(
-  query: Float[Array, "*n t k"],
-  key: Float[Array, "*n t k"],
-  value: Float[Array, "*n t k"],
-  block: int,
-) -> Float[Array, "*n t k"]:
-  """The same, in blocks of queries that do not look at the keys after them."""
-  ends = range(block, query.shape[-2] + 1, block)
-  return jnp.concatenate(
-    [
-      causal_attention(query[..., end - block : end, :], key[..., :end, :], value[..., :end, :])
-      for end in ends
-    ],
-    axis=-2,
-  )
-
-
 class Attention(nn.Module):
   """Grouped-query causal self-attention with rotary positions."""
 
@@ -133,7 +103,6 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
     c, dtype = self.config, x.dtype
-    t = x.shape[-2]
 
     def heads(name: str, count: int) -> Float[Array, "*b n t k"]:
       y = Linear(count * c.head_dim, ("embed", "heads"), dtype, name=name)(x)
@@ -145,14 +114,8 @@ class Attention(nn.Module):
     value = heads("value", c.n_kv_heads)
     if c.n_kv_heads != c.n_heads:
       key, value = (jnp.repeat(y, c.n_heads // c.n_kv_heads, axis=-3) for y in (key, value))
-    shape = query.shape
-    if not on_many_devices():  # See `product`.
-      query, key, value = (y.reshape(-1, *y.shape[-2:]) for y in (query, key, value))
-    if self.compute.attention == "blocked" and t % self.compute.attention_block == 0:
-      mixed = blocked_causal_attention(query, key, value, self.compute.attention_block)
-    else:
-      mixed = causal_attention(query, key, value)
-    mixed = mixed.reshape(shape).swapaxes(-3, -2).reshape(x.shape)
+    mixed = attention.attend(query, key, value, self.compute)
+    mixed = mixed.swapaxes(-3, -2).reshape(x.shape)
     mixed = constrain(mixed, *BATCH, "length", "heads")
     return Linear(x.shape[-1], ("heads", "embed"), dtype, name="output")(mixed)
 

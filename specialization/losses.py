@@ -9,9 +9,19 @@ def next_token(
   logits: Float[Array, "*b t v"], targets: Int[Array, "*b t"], mask: Bool[Array, "*b t"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Returns the sum of -log p(target) in nats over tokens where mask is True, and their count."""
-  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  # Of a take the gradient is a scatter, which accelerators do in passes of their own.
+  chosen = jax.lax.platform_dependent(logits, targets, cpu=_take, default=_select)
   nats = jax.nn.logsumexp(logits, axis=-1) - chosen
   return jnp.sum(jnp.where(mask, nats, 0.0)), jnp.sum(mask, dtype=jnp.float32)
+
+
+def _take(logits: Float[Array, "*b t v"], targets: Int[Array, "*b t"]) -> Float[Array, "*b t"]:
+  return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+def _select(logits: Float[Array, "*b t v"], targets: Int[Array, "*b t"]) -> Float[Array, "*b t"]:
+  is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+  return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
 
 
 def distillation(

@@ -182,7 +182,7 @@ def main(arguments: list[str]) -> None:
   if verb == "doctor":
     doctor = importlib.import_module("specialization.phases.doctor")
     workdir = Path(values.workdir).expanduser() if values.workdir else None
-    sys.exit(doctor.run(config, workdir, values.topology))
+    sys.exit(doctor.run(config, workdir, values.topology, values.only))
   if not values.workdir:
     raise UserError("Where to? Give a folder for everything that is made: --workdir=DIR.")
   command = "python -m specialization " + " ".join(arguments)

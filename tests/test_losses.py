@@ -1,5 +1,6 @@
 """Objectives against numpy in double precision."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,3 +112,13 @@ def test_a_certain_teacher_gives_finite_gradients(example):
       example["student"]
     )
     assert np.isfinite(gradient).all()
+
+
+def test_accelerators_select_what_a_cpu_takes(example):
+  """The same values and gradients."""
+
+  def of(chosen):
+    weighted = lambda logits: (chosen(logits, example["targets"]) ** 2).sum()  # noqa: E731
+    return jax.value_and_grad(weighted)(example["student"])
+
+  chex.assert_trees_all_equal(of(losses._select), of(losses._take))

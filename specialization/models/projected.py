@@ -1,11 +1,13 @@
 """Projected network (SLM-pn), a hyper-network for the MLP kernels (arXiv 2402.01093)."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from specialization import budgets
@@ -92,20 +94,21 @@ class Projected(Family):
 
   def _form(self, params: Params, mixtures: Float[Array, "g c"]) -> dict[str, Array]:
     """Returns the MLP kernels [l, g, i, o] of some mixtures, each by one matrix product a layer."""
-    codes = mixtures @ params["codes"]
+    codes, axes = mixtures @ params["codes"], self.axes()["layers"]["mlp"]
 
     def kernel(
-      mixer: Float[Array, "l m r"], basis: Float[Array, "l r i o"]
+      name: str, mixer: Float[Array, "l m r"], basis: Float[Array, "l r i o"]
     ) -> Float[Array, "l g i o"]:
       layers, rank, d_in, d_out = basis.shape
       alpha = jnp.einsum("gm,lmr->glr", codes, mixer) / rank
       if on_many_devices():
-        return jnp.einsum("glr,lrio->lgio", alpha, basis)
+        is_cut_last = axes[name]["basis"][-1] == "basis"
+        return jnp.einsum("glr,lrio->lgio", alpha, _laid(basis, is_cut_last))
       # A CPU multiplies matrices twice as fast as tensors of more axes.
       formed = jnp.einsum("glr,lrx->lgx", alpha, basis.reshape(layers, rank, d_in * d_out))
       return formed.reshape(layers, -1, d_in, d_out)
 
-    return {name: kernel(**p) for name, p in params["layers"]["mlp"].items()}
+    return {name: kernel(name, **p) for name, p in params["layers"]["mlp"].items()}
 
   def _join(self, params: Params, mlp: Params) -> Params:
     shared = {name: p for name, p in params.items() if name != "codes"}
@@ -122,6 +125,23 @@ class Projected(Family):
     model, o = self.transformer.config, self.options
     kernels = 2 * o.rank * model.n_layers * budgets.mlp_parameters(model)
     return kernels + 2 * o.code * o.rank * 3 * model.n_layers + 2 * self.clusters * o.code
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _laid(basis: Float[Array, "l r i o"], is_cut_last: bool) -> Float[Array, "l r i o"]:
+  """Returns the basis, whose gradient will lie in memory as TPUs lay the basis itself.
+
+  That is with the feature axis that is not cut over devices in the lanes. Else the optimizer would
+  work in the layout of the product that made the gradient, and copy all of the state.
+  """
+  return basis
+
+
+def _laid_bwd(is_cut_last: bool, _: None, grad: Array) -> tuple[Array]:
+  return (with_layout_constraint(grad, Layout((0, 1, 3, 2) if is_cut_last else (0, 1, 2, 3))),)
+
+
+_laid.defvjp(lambda basis, _: (basis, None), _laid_bwd)
 
 
 def _move(

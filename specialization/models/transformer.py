@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from specialization import attention
 from specialization.config import ComputeConfig, ModelConfig
-from specialization.layers import MLP, Attention, Embedding, Linear, RMSNorm
+from specialization.layers import MLP, PRODUCT, Attention, Embedding, Linear, RMSNorm
 from specialization.sharding import BATCH, constrain
 
 Params = dict
@@ -34,7 +35,7 @@ class Block(nn.Module):
 
 _REMAT = {
   "none": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, attention.SAVED),
   "full": jax.checkpoint_policies.nothing_saveable,
 }
 

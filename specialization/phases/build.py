@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from specialization import budgets, evaluate, losses, optim, sharding
+from specialization import attention, budgets, evaluate, losses, optim, sharding
 from specialization.config import Config, DistillationConfig, MethodConfig, TrainConfig
 from specialization.data import pipeline, store
 from specialization.errors import UserError
@@ -101,8 +101,9 @@ def make_trainer(
     extras: what it needs of a batch, see `batch_shardings`.
 
   Raises:
-    UserError: shapes that do not divide over the mesh.
+    UserError: shapes that do not divide over the mesh, or attention that its devices cannot do.
   """
+  _check_kernels(family.transformer, length, mesh)
   rows, flops = train.batch_rows // train.groups, flops_per_step(family, train, length)
   microbatches = family.transformer.compute.microbatches
   train_step.cuts(train.groups, rows, microbatches, sharding.parts(mesh, "group"))
@@ -113,6 +114,12 @@ def make_trainer(
     family, loss, tx, mesh, like, where, complete=complete, microbatches=microbatches
   )
   return Trainer(family, tx, like, step, where, steps, train.batch_rows * length, flops, mesh)
+
+
+def _check_kernels(transformer: Transformer, length: int, mesh: AnyMesh) -> None:
+  if isinstance(mesh, Mesh):
+    platform = mesh.devices.flat[0].platform
+    attention.check(transformer.compute, transformer.config, length, platform)
 
 
 def pretraining_mesh(config: Config, row: MethodConfig, devices: Devices = None) -> AnyMesh:
@@ -288,6 +295,7 @@ class Evaluator:
 
 @functools.lru_cache(maxsize=8)
 def make_evaluator(transformer: Transformer, length: int, rows: int, mesh: Mesh) -> Evaluator:
+  _check_kernels(transformer, length, mesh)
   shapes, axes = transformer.abstract()
   where = sharding.shardings(mesh, axes, shapes)
   where_batch = train_step.batch_shardings(mesh, 1, rows, length)

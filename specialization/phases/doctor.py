@@ -35,16 +35,18 @@ PACKAGES = ("specialization", "jax", "jaxlib", "flax", "optax", "orbax-checkpoin
 _STEPS, _SECONDS = 3, 3.0  # that are timed at least
 
 
-def run(config: Config, workdir: Path | None, target: str = "") -> int:
+def run(config: Config, workdir: Path | None, target: str = "", only: str = "*") -> int:
   """Prints the findings as they come and returns the exit status: 1 if there is a problem.
 
   Args:
     config: of the study.
     workdir: where it would go, or None.
     target: a TPU topology to compile for, instead of a look at this machine; "": none.
+    only: pattern of the methods that are compiled for it.
   """
   problems = 0
-  for finding in topology.findings(config, target) if target else _findings(config, workdir):
+  found = topology.findings(config, target, only) if target else _findings(config, workdir)
+  for finding in found:
     print(finding, flush=True)
     problems += finding.is_problem
   print(f"doctor: {problems or 'no'} problem{'s' * (problems > 1)} found.", flush=True)

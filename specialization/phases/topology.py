@@ -21,6 +21,7 @@ from specialization.config import Config, MethodConfig
 from specialization.errors import UserError, first_line
 from specialization.phases.build import Trainer, make_method, pretrainer, pretraining_mesh
 from specialization.phases.finding import Finding, size
+from specialization.study import methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Step:
     return max(self.products, self.traffic, self.serial, self.talking)
 
 
-def findings(config: Config, topology: str) -> Iterator[Finding]:
-  """Yields one line or more for each method that is pretrained."""
+def findings(config: Config, topology: str, only: str = "*") -> Iterator[Finding]:
+  """Yields one line or more for each method that is pretrained, of those that a pattern names."""
   try:
     devices = find_devices(topology)
     mesh, kind = sharding.make_mesh(config.mesh, devices), devices[0].device_kind
@@ -65,9 +66,9 @@ def findings(config: Config, topology: str) -> Iterator[Finding]:
     return
   axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
   yield Finding("topology", f"{topology}, {len(devices)} x {kind}; mesh {axes}")
-  for name, row in config.methods.items():
-    if row.strategy != "none":
-      yield from _method(config, name, row, devices)
+  for name in methods(config, only):
+    if config.methods[name].strategy != "none":
+      yield from _method(config, name, config.methods[name], devices)
 
 
 def describe(config: Config, count: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from specialization import sharding
@@ -20,6 +21,10 @@ Batch = dict[str, Array]
 Loss = Callable[..., tuple[Array, Array]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
+# By itself XLA cuts a product with a kernel that lies over devices into a loop around their ring,
+# which adds to its result in main memory each time. Else it gathers the kernel beside the product
+# before: of the 0.77B parameters on 16 v5e chips a step is bound by 243 ms in place of 290.
+_TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 _BATCH = ("tokens", "cluster", "mask")  # what else is in a batch goes to the loss
 
 
@@ -183,9 +188,11 @@ def make_step(
     return TrainState(state.step + 1, params, opt_state), metrics
 
   where = jax.tree.map(lambda leaf: leaf.sharding, like)
+  is_on_tpus = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "tpu"
   return jax.jit(
     step,
     in_shardings=(where, where_batch),
     out_shardings=(where, sharding.replicated(mesh)),
     donate_argnums=0,
+    compiler_options=_TPU_OPTIONS if is_on_tpus else None,
   )

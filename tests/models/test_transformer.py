@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import tiny
-from specialization import budgets, layers
+from specialization import attention, budgets
 
 
 def test_causality_by_gradient():
@@ -35,11 +35,11 @@ def test_causality_by_gradient():
 def test_blocked_attention_equals_reference(block):
   q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, 16, 8)) for i in range(3))
 
-  def of(attention):
-    return jax.value_and_grad(lambda *x: (attention(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v)
+  def of(attend):
+    return jax.value_and_grad(lambda *x: (attend(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v)
 
-  blocked = of(lambda *x: layers.blocked_causal_attention(*x, block))
-  chex.assert_trees_all_close(blocked, of(layers.causal_attention), rtol=2e-5, atol=2e-5)
+  blocked = of(lambda *x: attention.blocked(*x, block))
+  chex.assert_trees_all_close(blocked, of(attention.reference), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import tiny_study
 from specialization import metrics
 
 STEPS = 20
-LAYOUTS = {"2x2": (2, 2), "4x1": (4, 1)}
+LAYOUTS = {"2x2": (2, 2), "4x2": (4, 2)}
 MESH = dict(mesh__expert=2, mesh__data=-1)
 
 
