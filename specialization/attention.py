@@ -61,9 +61,10 @@ def splash(
   heads, t = query.shape[-3:-1]
   block = math.gcd(t, _BLOCK)
   sides = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+  blocks: dict[str, Any] = {f"block_{side}": block for side in sides}
   attend = kernels.make_splash_mha_single_device(
     kernels.MultiHeadMask([kernels.CausalMask((t, t))] * heads),
-    block_sizes=kernels.BlockSizes(**{f"block_{side}": block for side in sides}),
+    block_sizes=kernels.BlockSizes(**blocks),
     residual_checkpoint_name=SAVED,
   )
   attended: Array = jax.vmap(attend)(query * query.shape[-1] ** -0.5, key, value)

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jax.sharding import Mesh
 
-_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
+# The kernels of attention for TPUs: how many products each has for a pair of query and key.
+_KERNELS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 _FREE = {  # what moves nothing
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
   *("partition-id", "while", "conditional", "call", "iota"),
@@ -62,17 +63,6 @@ class Instruction:
     """Returns what stands after `name=`, up to the next attribute; "": it has none."""
     found = re.search(rf"[ ,]{name}={_VALUE}", self.text)
     return found[1] if found else ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Talk:
-  """A collective: what kind, over which mesh axes, and how many bytes leave a device in a step."""
-
-  kind: str
-  axes: tuple[str, ...]
-  is_scalar: bool
-  bytes: float
-  times: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +170,8 @@ class Program:
     )
 
   def _flops(self, computation: str, each: Instruction) -> float:
+    if '"tpu_custom_call"' in each.text:
+      return self._kernel_flops(computation, each)
     if each.opcode not in ("dot", "convolution"):
       return 0.0
     left, right = (self.computations[computation][name].shape[0].dims for name in each.operands[:2])
@@ -188,6 +180,19 @@ class Program:
       inner = math.prod(left[int(i)] for i in re.findall(r"\d+", contracted))
       return 2.0 * math.prod(each.shape[0].dims) * inner
     return 2.0 * _multiplications(each, left, right)
+
+  def _kernel_flops(self, computation: str, each: Instruction) -> float:
+    """Returns those of a causal attention kernel, which leaves out half of the pairs or less.
+
+    Raises:
+      ValueError: it is another kernel, into which nobody can look.
+    """
+    products = next((n for name, n in _KERNELS.items() if each.name.startswith(name)), None)
+    if products is None:
+      raise ValueError(f"What the kernel {each.name} does is not known.")
+    given = (self.computations[computation][name].shape[0] for name in each.operands)
+    query, key = [array.dims for array in given if array.dtype in ("bf16", "f32")][:2]
+    return products * float(math.prod(query)) * key[-2]
 
   def costs(self) -> Iterator[tuple[Instruction, float, float, int]]:
     """Yields what runs as one, its FLOPs, its traffic in bytes, and how often a step runs it."""
@@ -200,12 +205,12 @@ class Program:
     if each.opcode in _FREE or each.opcode.endswith("-done") or "AllocateBuffer" in each.text:
       return 0.0
     kind = each.opcode.removesuffix("-start")
-    if each.opcode.endswith("-start") and kind not in _KINDS:  # copies ahead of use
+    if each.opcode.endswith("-start") and kind not in KINDS:  # copies ahead of use
       return float(min(array.size for array in each.shape[:2]))
     table = self.computations[computation]
     given = [table[name].shape for name in each.operands]
     inside = self.computations[each.calls["calls"][0]] if each.opcode == "fusion" else None
-    results = _payload(each, kind) if kind in _KINDS else each.shape
+    results = payload(each, kind) if kind in KINDS else each.shape
     moved, written = 0, [array.size * (not array.is_near) for array in results]
     for at, shape in enumerate(given):
       far = sum(array.size for array in shape if not array.is_near)
@@ -247,31 +252,6 @@ class Program:
       elif each.opcode != "dynamic-update-slice" or used[0] != 0:
         return None
     return total
-
-  def talks(self, mesh: Mesh) -> list[Talk]:
-    """Returns the collectives of a step; those cut into parts that overlap products count once."""
-    found: dict[str, Talk] = {}
-    for computation, each, times in self.instructions():
-      kind = each.opcode.removesuffix("-start")
-      if kind not in _KINDS:
-        continue
-      scatters = kind == "reduce-scatter"
-      if computation.startswith("all-reduce-scatter"):  # of which each device keeps its part
-        kind = "reduce-scatter"
-      groups = _groups(each) or [list(range(mesh.size))]
-      shape = _payload(each, kind)
-      axes, n = axes_of(mesh, groups), len(groups[0])
-      if kind == "collective-permute":
-        n = 2
-      whole = sum(array.size for array in shape) * (n if scatters else 1)
-      share = {"collective-permute": 1.0, "all-reduce": 2 * (n - 1) / n}.get(kind, (n - 1) / n)
-      scalar = all(math.prod(array.dims) == 1 for array in shape)
-      # A collective that runs beside products is written once in each of their fusions.
-      chain = re.search(r'chain_id="(\d+)"', each.text)
-      name = f"{kind} {each.attribute('channel_id')} {chain[1] if chain else each.name}"
-      if name not in found or found[name].times < times:
-        found[name] = Talk(kind, axes, scalar, times * whole * share, times)
-    return [talk for talk in found.values() if talk.axes]
 
 
 def _instruction(name: str, shape: str, opcode: str, rest: str) -> Instruction:
@@ -315,7 +295,7 @@ def _parts_written(inside: Mapping[str, Instruction]) -> list[int]:
   return [written(root)] if len(root.shape) == 1 else [array.size for array in root.shape]
 
 
-def _payload(each: Instruction, kind: str) -> tuple[Array, ...]:
+def payload(each: Instruction, kind: str) -> tuple[Array, ...]:
   """Returns what a collective hands out; one that was started also has what it takes in."""
   if not each.opcode.endswith("-start") or kind == "all-reduce":
     return each.shape
@@ -342,48 +322,3 @@ def _multiplications(each: Instruction, left: Sequence[int], right: Sequence[int
     pairs *= inside.sum()
   dims = each.shape[0].dims
   return pairs * dims[out.index("b")] * dims[out.index("f")] * right[rhs.index("i")]
-
-
-def _groups(each: Instruction) -> list[list[int]]:
-  """Returns which devices talk with each other."""
-  if pairs := each.attribute("source_target_pairs"):
-    return [list(map(int, pair)) for pair in re.findall(r"\{(\d+),(\d+)\}", pairs)]
-  text = each.attribute("replica_groups")
-  if text.startswith("{"):
-    return [list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", text)]
-  if text.startswith("mesh"):  # mesh['a'=2,'b'=4] {'b'}: a box with named sides, some of them.
-    box = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", text)}
-    last = [list(box).index(name) for name in re.findall(r"'(\w+)'(?!=)", text)]
-    first = [at for at in range(len(box)) if at not in last]
-    order = re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", text)
-    if order is None and "device_ids" in text:
-      raise ValueError(f"{each.name} has devices in an unknown notation: {text!r}.")
-    sides, turned = order.groups() if order else (str(math.prod(box.values())), None)
-    devices = _numbers(sides, turned).reshape(list(box.values())).transpose(*first, *last)
-    return devices.reshape(-1, math.prod(list(box.values())[at] for at in last)).tolist()
-  # [4,2]<=[2,2,2]T(0,2,1): numbers in the order of a transposed box, cut into groups.
-  found = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
-  if found is None:
-    raise ValueError(f"{each.name} has groups in an unknown notation: {text!r}.")
-  cut, sides, turned = found.groups()
-  return _numbers(sides, turned).reshape(_integers(cut)).tolist()
-
-
-def _numbers(sides: str, turned: str | None) -> np.ndarray:
-  """Returns 0, 1, ... of a box with these sides, in the order after it is transposed."""
-  numbers = np.arange(math.prod(_integers(sides))).reshape(_integers(sides))
-  return (numbers.transpose(_integers(turned)) if turned else numbers).ravel()
-
-
-def _integers(text: str) -> list[int]:
-  return list(map(int, text.split(",")))
-
-
-def axes_of(mesh: Mesh, groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
-  """Returns along which axes of the mesh the devices of some group differ."""
-  places = np.array(np.unravel_index(np.arange(mesh.size), mesh.devices.shape))
-  return tuple(
-    name
-    for name, place in zip(mesh.axis_names, places, strict=True)
-    if any(len({int(place[device]) for device in group}) > 1 for group in groups)
-  )

@@ -1,22 +1,12 @@
-"""What is read from a compiled program: products, traffic and collectives, as often as they run."""
+"""What is read from a compiled program: products and traffic, as often as they run."""
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 import tiny
+from programs import program
 from specialization import hlo
-
-
-def program(function, mesh, *arguments):
-  """Compiles a function of arrays, each given as (shape, spec)."""
-  like = [
-    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
-    for shape, spec in arguments
-  ]
-  with jax.set_mesh(mesh):
-    return hlo.Program(jax.jit(function).lower(*like).compile().as_text())
 
 
 def test_products_in_loops_count_as_often_as_they_run():
@@ -38,67 +28,6 @@ def test_a_product_that_is_cut_over_devices_counts_for_one():
     ((16, 8), (None, "model")),
   )
   assert found.flops() == 2 * (32 / 4) * 16 * (8 / 2)
-
-
-@pytest.mark.parametrize(
-  ("where", "axes", "share"),
-  [
-    (("data",), ("data",), 2 * 3 / 4),
-    (("model",), ("model",), 2 * 1 / 2),
-    (("data", "model"), ("data", "model"), 2 * 7 / 8),
-  ],
-)
-def test_collectives_are_told_by_mesh_axis_and_bytes(where, axes, share):
-  """A sum over cut rows is an all-reduce of one row, in which a ring sends it almost twice."""
-  mesh = tiny.mesh(8, data=4, model=2)
-  found = program(lambda x: x.sum(0), mesh, ((64, 256), (where, None)))
-  (talk,) = found.talks(mesh)
-  assert (talk.kind, talk.axes, talk.is_scalar, talk.times) == ("all-reduce", axes, False, 1)
-  assert talk.bytes == pytest.approx(256 * 4 * share)
-
-
-def test_collectives_in_loops_count_as_often_as_they_run():
-  mesh = tiny.mesh(8, fsdp=8)
-
-  def layer(x, kernel):
-    return jnp.tanh(x @ kernel), None
-
-  found = program(
-    lambda x, kernels: jax.lax.scan(layer, x, kernels)[0].sum(),
-    mesh,
-    ((64, 32), ("fsdp", None)),
-    ((6, 32, 32), (None, "fsdp", None)),
-  )
-  total = {}
-  for talk in found.talks(mesh):
-    assert talk.axes == ("fsdp",)
-    total[talk.kind] = total.get(talk.kind, 0) + talk.bytes
-  assert total["all-gather"] == pytest.approx(6 * 32 * 32 * 4 * 7 / 8)
-  assert [talk.bytes for talk in found.talks(mesh) if talk.is_scalar] == [4 * 2 * 7 / 8]
-
-
-@pytest.mark.parametrize(
-  ("groups", "axes"),
-  [
-    ("replica_groups=[4,2]<=[8]", ("model",)),
-    ("replica_groups=[4,2]<=[2,2,2]T(0,2,1)", ("fsdp",)),
-    ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", ("expert",)),
-    ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b','a'}", ("expert", "fsdp")),
-    ("replica_groups=mesh['a'=2,'b'=4] {'b'}", ("fsdp", "model")),
-    ("source_target_pairs={{0,0},{1,2},{2,1},{3,3}}", ("fsdp", "model")),
-  ],
-)
-def test_groups_of_devices_in_every_notation(groups, axes):
-  text = f"""HloModule example
-
-ENTRY %main (x: f32[8]) -> f32[8] {{
-  %x = f32[8]{{0}} parameter(0)
-  ROOT %y = f32[8]{{0}} collective-permute(%x), channel_id=3, {groups}, frontend_attributes={{}}
-}}
-"""
-  mesh = tiny.mesh(8, expert=2, fsdp=2, model=2)
-  (talk,) = hlo.Program(text).talks(mesh)
-  assert talk.axes == axes
 
 
 def test_a_batch_of_products_that_a_tpu_writes_as_a_convolution():
@@ -151,3 +80,92 @@ def test_a_loop_whose_end_is_not_known_is_refused():
 
   with pytest.raises(ValueError, match="does not count up to a constant"):
     program(loop, tiny.mesh(), ((4,), ()))
+
+
+COUNTED = """HloModule example
+
+%body (state: (s32[], f32[4,4], s32[])) -> (s32[], f32[4,4], s32[]) {
+  %state = (s32[], f32[4,4], s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = f32[4,4]{1,0} get-tuple-element(%state), index=1
+  %by = s32[] get-tuple-element(%state), index=2
+  %next = s32[] add(%i, %by)
+  %y = f32[4,4]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %all = (s32[], f32[4,4], s32[]) tuple(%next, %y, %by)
+}
+
+%condition (state: (s32[], f32[4,4], s32[])) -> pred[] {
+  %state = (s32[], f32[4,4], s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %end = s32[] constant(9)
+  ROOT %more = pred[] compare(%i, %end), direction=LT
+}
+
+ENTRY %main (x: f32[4,4]) -> (s32[], f32[4,4], s32[]) {
+  %x = f32[4,4]{1,0} parameter(0)
+  %first = s32[] constant(1)
+  %stride = s32[] constant(STRIDE)
+  %kept = s32[] copy(%stride)
+  %begin = (s32[], f32[4,4], s32[]) tuple(%first, %x, %kept)
+  ROOT %loop = (s32[], f32[4,4], s32[]) while(%begin), condition=%condition, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(("stride", "turns"), [(1, 8), (2, 4), (3, 3)])
+def test_a_loop_in_strides_that_stand_outside_of_it(stride, turns):
+  found = hlo.Program(COUNTED.replace("STRIDE", str(stride)))
+  assert found.flops() == turns * 2 * 4**3
+
+
+def test_a_part_that_is_read_by_a_fusion_in_a_fusion():
+  text = """HloModule example
+
+%inner (a: f32[8,16], b: s32[]) -> f32[1,16] {
+  %a = f32[8,16]{1,0} parameter(0)
+  %b = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %slice = f32[1,16]{1,0} dynamic-slice(%a, %b, %zero), dynamic_slice_sizes={1,16}
+}
+
+%outer (c: s32[], d: f32[8,16]) -> f32[1,16] {
+  %c = s32[] parameter(0)
+  %d = f32[8,16]{1,0} parameter(1)
+  ROOT %part = f32[1,16]{1,0} fusion(%d, %c), kind=kLoop, calls=%inner
+}
+
+ENTRY %main (x: f32[8,16], i: s32[]) -> f32[1,16] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %row = f32[1,16]{1,0} fusion(%i, %x), kind=kLoop, calls=%outer
+}
+"""
+  costs = {each.name: traffic for each, _, traffic, _ in hlo.Program(text).costs()}
+  assert costs["row"] == 2 * 16 * 4 + 4
+
+
+KERNEL = """HloModule example
+
+ENTRY %main (m: s8[1,2,2], q: bf16[3,4,256,64]) -> bf16[3,4,256,64] {
+  %m = s8[1,2,2]{2,1,0} parameter(0)
+  %q = bf16[3,4,256,64]{3,2,1,0} parameter(1)
+  %empty = bf16[3,4,256,64]{3,2,1,0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %NAME.1 = bf16[3,4,256,64]{3,2,1,0} custom-call(%m, %q, %q, %q), \
+custom_call_target="tpu_custom_call"
+}
+"""
+
+
+@pytest.mark.parametrize(("name", "products"), [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_an_attention_kernel_has_the_products_of_the_pairs_that_see_each_other(name, products):
+  text = KERNEL.replace("NAME", f"splash_mha_{name}_residuals").replace("\\\n", "")
+  costs = {each.name: (flops, traffic) for each, flops, traffic, _ in hlo.Program(text).costs()}
+  each = 3 * 4 * 256 * 64
+  assert costs[f"splash_mha_{name}_residuals.1"] == (products * each * 256, 4 * 2 * each + 4)
+  assert costs["empty"] == (0, 0)
+
+
+def test_a_kernel_into_which_nobody_can_look_is_refused():
+  text = KERNEL.replace("NAME", "secret").replace("\\\n", "")
+  with pytest.raises(ValueError, match=r"What the kernel secret\.1 does is not known"):
+    hlo.Program(text).flops()

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from specialization import budgets, hlo, sharding
+from specialization import budgets, collectives, hlo, sharding
 from specialization.config import Config, MethodConfig
 from specialization.errors import UserError, first_line
 from specialization.phases.build import Trainer, make_method, pretrainer, pretraining_mesh
@@ -42,7 +42,7 @@ class Step:
   products: float
   traffic: float
   serial: float
-  talks: tuple[hlo.Talk, ...]
+  talks: tuple[collectives.Talk, ...]
   talking: float
   mfu: float
 
@@ -132,7 +132,7 @@ def _method(config: Config, name: str, row: MethodConfig, devices: Any) -> Itera
   )
 
 
-def _told(talks: tuple[hlo.Talk, ...]) -> str:
+def _told(talks: tuple[collectives.Talk, ...]) -> str:
   """Returns bytes by mesh axes and kind, scalars aside."""
   total: Counter[tuple[str, str]] = Counter()
   for talk in talks:
@@ -164,7 +164,7 @@ def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
       ) from error
   memory = compiled.memory_analysis()
   program = hlo.Program(compiled.as_text())
-  talks = tuple(program.talks(trainer.mesh))
+  talks = tuple(collectives.talks(program, trainer.mesh))
   serial = moved = 0.0
   for instruction, flops, traffic, times in program.costs():
     moved += times * traffic

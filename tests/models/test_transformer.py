@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import tiny
-from specialization import attention, budgets
+from specialization import budgets
 
 
 def test_causality_by_gradient():
@@ -29,17 +29,6 @@ def test_causality_by_gradient():
     moved = jnp.abs(jax.grad(logit)(jnp.zeros((8, table.shape[1])), position)).sum(axis=1)
     assert (moved[: position + 1] > 0).all()
     np.testing.assert_array_equal(moved[position + 1 :], 0.0)
-
-
-@pytest.mark.parametrize("block", [2, 4, 8, 16])
-def test_blocked_attention_equals_reference(block):
-  q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, 16, 8)) for i in range(3))
-
-  def of(attend):
-    return jax.value_and_grad(lambda *x: (attend(*x) ** 2).sum(), argnums=(0, 1, 2))(q, k, v)
-
-  blocked = of(lambda *x: attention.blocked(*x, block))
-  chex.assert_trees_all_close(blocked, of(attention.reference), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(
