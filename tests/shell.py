@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import specialization
@@ -46,6 +47,14 @@ def bash(script, *arguments, path=None, **variables):
     text=True,
     timeout=60,
   )
+
+
+def until(condition, seconds=20):
+  """Waits for something to be there that another process makes."""
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end, "it does not come"
+    time.sleep(0.02)
 
 
 def is_bash(text):

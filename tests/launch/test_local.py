@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -103,8 +102,7 @@ def test_signals_go_to_all_and_all_may_save(machine, tmp_path, number):
   command = ["bash", script, "--processes=2", "--", *STUDY, f"--workdir={tmp_path}/w"]
   variables = shell.environment(**environment)
   with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as started:
-    while len(list((tmp_path / "notes").iterdir())) < 2:
-      time.sleep(0.02)
+    shell.until(lambda: len(list((tmp_path / "notes").iterdir())) == 2)
     started.send_signal(number)
     shown = started.communicate(timeout=30)[0]
   assert started.returncode == 143

@@ -3,7 +3,6 @@
 import shlex
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -179,8 +178,7 @@ def interrupt(spool, script, environment, number, count):
   """Sends the batch shell a signal when so many processes are there; returns how it ends."""
   with subprocess.Popen(["bash", script], env=environment, stdout=subprocess.PIPE) as started:
     asked = spool / "asked"
-    while not asked.exists() or len(asked.read_text().splitlines()) < count:
-      time.sleep(0.02)
+    shell.until(lambda: asked.exists() and len(asked.read_text().splitlines()) == count)
     started.send_signal(number)
     return started.wait(timeout=30)
 

@@ -218,8 +218,7 @@ def test_a_second_run_is_refused_until_the_first_is_canceled(remote):
   assert second.stderr == (
     "error: A run is going on here: follow it with logs, or end it with cancel.\n"
   )
-  while not (folder / "asked").exists():  # Else there is no process to end yet.
-    pass
+  shell.until((folder / "asked").exists)  # Else there is no process to end yet.
   assert start("cancel").returncode == 0
   assert start("logs").returncode == 143
   assert start("run").returncode == 0
