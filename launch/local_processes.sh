@@ -49,7 +49,8 @@ for ((i = processes - 1; i >= 0; i--)); do
   if [[ $dry_run == yes ]]; then
     echo "$(quote "${each[@]}") >$(quote "$workdir/logs/process-$i.txt") 2>&1 &"
   else
-    "${each[@]}" >"$workdir/logs/process-$i.txt" 2>&1 &
+    : >"$workdir/logs/process-$i.txt" # It is read below, perhaps before it is written.
+    "${each[@]}" >>"$workdir/logs/process-$i.txt" 2>&1 &
     pids+=("$!")
   fi
 done

@@ -106,6 +106,7 @@ if [ -e run.pid ] && kill -0 \$(cat run.pid) 2>/dev/null; then
   exit 2
 fi
 rm -f run.status
+: >run.log
 PYTHONUNBUFFERED=1 nohup bash -c $(quote "$command; echo \$? >run.status") >run.log 2>&1 </dev/null &
 echo \$! >run.pid"
 }
