@@ -176,6 +176,10 @@ def remote(bin, tmp_path):
   folder = tmp_path / "remote"
   executable(bin / "gcloud", GCLOUD)
   shell.link(bin, "nohup", "pkill", "sleep")
+  checkout = shell.clone(tmp_path / "a clone")
+  (checkout / "specialization/phases").mkdir(parents=True)
+  for name in ("pyproject.toml", "setup.py", "specialization/phases/__init__.py"):
+    (checkout / name).touch()
   executable(folder / "specialization/.venv/bin/python", WORKER)
   (folder / "specialization/.venv/pyvenv.cfg").touch()
 
@@ -183,7 +187,7 @@ def remote(bin, tmp_path):
     study = ("--config=configs/slm.py", f"--workdir={folder}/w")
     where = dict(REMOTE=str(folder), STATUS=str(status), TMPDIR=str(tmp_path))
     arguments = (subcommand, *VM, *POD, *study, *flags)
-    return bash(ROOT / "launch/tpu_vm.sh", *arguments, path=bin, **where)
+    return bash(checkout / "launch/tpu_vm.sh", *arguments, path=bin, **where)
 
   return start, folder
 
