@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs one study in several processes on this machine, as they would run on several machines.
+# Runs one study in several processes on this machine, as they would run on several machines. Guide:
+# docs/launch/local_processes.md.
 #
 #   bash launch/local_processes.sh --processes=2 --devices=4 -- run --config=configs/quickstart.py \
 #     --workdir=runs/two
@@ -16,46 +17,40 @@
 # all of them: they save, and the same command goes on.
 set -euo pipefail
 
-# shellcheck source=launch/setup.sh
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+# shellcheck source=launch/flags.sh
+source "$(dirname "${BASH_SOURCE[0]}")/flags.sh"
 
-processes="" devices=0 port=8476 dry_run=no arguments=()
-while (($#)); do
-  case $1 in
-    --dry_run) dry_run=yes ;;
-    --processes=* | --devices=* | --port=*)
-      flag=${1%%=*} value=${1#*=}
-      [[ $value =~ ^[0-9]+$ ]] || fail "$flag=$value is not a number."
-      printf -v "${flag#--}" %s "$value"
-      ;;
-    --)
-      shift
-      arguments=("$@")
-      break
-      ;;
-    *) fail "The flag $1 is unknown or lacks its =VALUE: see the top of launch/local_processes.sh." ;;
-  esac
-  shift
-done
-((${processes:-0} > 0)) || fail "How many processes? Give a number, for example --processes=2."
+processes="" devices=0 port=8476
+read_flags "processes devices port" dry_run "$@"
+match '[1-9][0-9]*' "a number" processes port
+match '[0-9]+' "a number" devices
+[[ -n $processes ]] || fail "How many processes? Give a number, for example --processes=2."
 ((${#arguments[@]})) || fail "What is to run? Give it after --, for example -- run --config=... ."
-workdir=runs
+[[ $dry_run == yes || -x $VENV/bin/python ]] ||
+  fail "There is no $VENV: bash launch/quickstart.sh makes it."
+workdir=runs previous=""
 for argument in "${arguments[@]}"; do
-  [[ $argument != --workdir=* ]] || workdir=${argument#--workdir=}
+  if [[ $argument == --workdir=* ]]; then
+    workdir=${argument#--workdir=}
+  elif [[ $previous == --workdir ]]; then
+    workdir=$argument
+  fi
+  previous=$argument
 done
 
 variables=(PYTHONUNBUFFERED=1)
 ((devices == 0)) || variables+=(JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$devices")
 command=(env "${variables[@]}" "$VENV/bin/python" -m specialization "${arguments[@]}")
-[[ $dry_run == yes ]] || mkdir -p "$workdir/logs"
+step mkdir -p "$workdir/logs"
 pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((i = processes - 1; i >= 0; i--)); do
   each=("${command[@]}" --coordinator="localhost:$port" --processes="$processes" --process="$i")
   if [[ $dry_run == yes ]]; then
-    echo "$(quote "${each[@]}") >$workdir/logs/process-$i.txt 2>&1 &"
+    echo "$(quote "${each[@]}") >$(quote "$workdir/logs/process-$i.txt") 2>&1 &"
   else
-    "${each[@]}" >"$workdir/logs/process-$i.txt" 2>&1 &
+    : >"$workdir/logs/process-$i.txt" # It is read below, perhaps before it is written.
+    "${each[@]}" >>"$workdir/logs/process-$i.txt" 2>&1 &
     pids+=("$!")
   fi
 done

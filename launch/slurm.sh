@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs a study on a SLURM cluster of GPU machines that share a file system.
+# Runs a study on a SLURM cluster of GPU machines that share a file system. Guide:
+# docs/launch/slurm.md.
 #
 #   bash launch/slurm.sh install
 #   bash launch/slurm.sh submit --name=slm --nodes=4 --gpus=8 --time=12:00:00 \
-#     --config=configs/slm.py --workdir=/shared/runs/slm --dry_run -- --config.mesh.fsdp=8
+#     --config=configs/slm.py --workdir=/shared/runs/slm --dry_run -- --mesh=fsdp
 #
-# Subcommands: install (this checkout, for CUDA) | submit | logs (until the job ends) | cancel
+# Subcommands: install (this checkout, for CUDA) | submit | logs (until the jobs end) | cancel
 #
 # Flags:
 #   --name              of the job
@@ -22,47 +23,39 @@
 #   -- ...              further arguments for `run`, such as --config.seed=1
 set -euo pipefail
 
-# shellcheck source=launch/setup.sh
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+# shellcheck source=launch/flags.sh
+source "$(dirname "${BASH_SOURCE[0]}")/flags.sh"
 
 SUBCOMMANDS="install submit logs cancel"
+OPTIONS="partition account qos constraint mem"
 
-need() {
-  local flag
-  for flag in "$@"; do
-    [[ -n ${!flag} ]] || fail "$subcommand needs --$flag=... (see the top of launch/slurm.sh)."
-  done
-}
-
-step() {
-  quote "$@"
-  if [[ $dry_run == no ]]; then
-    "$@"
-  fi
-}
-
-# Prints the batch script.
+# Prints the batch script. What is to save has to get SIGTERM by scancel: srun answers its own with
+# SIGKILL for all. The shell is told by SIGUSR1, since SIGTERM is what a cancelled job gets too, and
+# that is not to come again. A task of an array has a name beside its number, which may be that of
+# the whole array.
 job() {
   local command option
   command=$(quote "$VENV/bin/python" -m specialization run --config="$config" --workdir="$workdir" \
     ${arguments[@]+"${arguments[@]}"})
   echo "#!/usr/bin/env bash"
   echo "#SBATCH --job-name=$name --nodes=$nodes --ntasks-per-node=1 --gpus-per-node=$gpus"
-  echo "#SBATCH --exclusive --time=$time --signal=B:TERM@120 --requeue"
+  echo "#SBATCH --exclusive --time=$time --signal=B:USR1@120 --requeue"
   echo "#SBATCH --open-mode=append --output=$workdir/logs/%x-%j.txt"
-  for option in ${options[@]+"${options[@]}"}; do
-    echo "#SBATCH $option"
+  for option in $OPTIONS; do
+    [[ -z ${!option} ]] || echo "#SBATCH --$option=${!option}"
   done
   [[ -z $array ]] || echo "#SBATCH --array=0-$((array - 1))"
   cat <<END
 set -euo pipefail
 cd $(quote "$ROOT")
 export PYTHONUNBUFFERED=1
+job=\$SLURM_JOB_ID
+[[ -z \${SLURM_ARRAY_TASK_ID:-} ]] || job=\${SLURM_ARRAY_JOB_ID}_\$SLURM_ARRAY_TASK_ID
 read -r first < <(scontrol show hostnames "\$SLURM_JOB_NODELIST")
 export first
 is_over=no status=0
-trap 'is_over=yes; kill -TERM "\$!"' TERM # srun hands it on, and the study saves.
-srun --label bash -c '
+trap 'is_over=yes; scancel --signal=TERM "\$job" || true' USR1
+srun --label --cpu-bind=none bash -c '
   place=()
   if ((SLURM_NTASKS > 1)); then
     place=(--coordinator="\$first:$port" --processes="\$SLURM_NTASKS" --process="\$SLURM_PROCID")
@@ -70,15 +63,19 @@ srun --label bash -c '
   exec "\$@" "\${place[@]}"' bash $command &
 wait "\$!" || status=\$?
 if [[ \$is_over == yes ]]; then
-  wait "\$!" || status=\$?
-  ((status == 0)) || scontrol requeue "\$SLURM_JOB_ID"
+  status=0
+  wait "\$!" || status=\$? # The first was ended by the signal.
+fi
+echo "The study ended with exit status \$status."
+if [[ \$is_over == yes ]] && ((status != 0 && status != 2)); then
+  scontrol requeue "\$job"
 fi
 exit "\$status"
 END
 }
 
 install() {
-  ensure_environment cuda12
+  step bash -c "source $(quote "$ROOT/launch/setup.sh") && ensure_environment cuda12"
 }
 
 submit() {
@@ -86,6 +83,8 @@ submit() {
   if [[ -n $array && $nodes != 1 ]]; then
     fail "--array=$array is of runs of one machine each: give --nodes=1, or leave --array out."
   fi
+  [[ $dry_run == yes || -x $VENV/bin/python ]] ||
+    fail "There is no $VENV: make it with bash $SCRIPT install."
   step mkdir -p "$workdir/logs"
   if [[ $dry_run == yes ]]; then
     echo "sbatch <<'END'"
@@ -98,10 +97,17 @@ submit() {
 
 logs() {
   need name workdir
-  step bash -c "until compgen -G $(quote "$workdir/logs/$name")-'*.txt' >/dev/null; do sleep 5; done
-tail -n +1 -F $(quote "$workdir/logs/$name")-*.txt &
-while squeue --noheader --me --name=$(quote "$name") | grep -q .; do sleep 10; done
-kill %1"
+  local files
+  files=$(quote "$workdir/logs/$name")
+  step bash -c "is_there() { squeue --noheader --me --name=$name | grep -q .; }
+until compgen -G $files'-*.txt' >/dev/null; do
+  is_there || { echo 'error: There is no such job, and none has left a log.' >&2; exit 1; }
+  sleep 5
+done
+tail -n +1 -F $files-*.txt &
+while is_there; do sleep 10; done
+sleep 2
+kill \$!"
 }
 
 cancel() {
@@ -109,36 +115,21 @@ cancel() {
   step scancel --me --name="$name"
 }
 
-subcommand=${1:-}
-[[ -n $subcommand && " $SUBCOMMANDS " == *" $subcommand "* ]] ||
-  fail "The subcommand ${subcommand:-(none)} is unknown: choose one of $SUBCOMMANDS."
+choose "$SUBCOMMANDS" "$@"
 shift
-name="" nodes="" gpus="" time="" array="" config="" workdir="" port=8476 dry_run=no options=()
-arguments=()
-while (($#)); do
-  case $1 in
-    --dry_run) dry_run=yes ;;
-    --partition=* | --account=* | --qos=* | --constraint=* | --mem=*) options+=("$1") ;;
-    --name=* | --nodes=* | --gpus=* | --time=* | --array=* | --config=* | --workdir=* | --port=*)
-      flag=${1%%=*}
-      printf -v "${flag#--}" %s "${1#*=}"
-      ;;
-    --)
-      shift
-      arguments=("$@")
-      break
-      ;;
-    *) fail "The flag $1 is unknown or lacks its =VALUE: see the top of launch/slurm.sh." ;;
-  esac
-  shift
+name="" nodes="" gpus="" time="" array="" config="" workdir="" port=8476
+for option in $OPTIONS; do
+  printf -v "$option" ""
 done
-for flag in nodes gpus array port; do
-  [[ -z ${!flag} || ${!flag} =~ ^[1-9][0-9]*$ ]] || fail "--$flag=${!flag} is not a number."
-done
+read_flags "name nodes gpus time array config workdir port $OPTIONS" dry_run "$@"
+match '[1-9][0-9]*' "a number" nodes gpus array port
+match '[A-Za-z0-9_.-]+' "a name of letters, digits and _.-" name
+match '([0-9]+-)?[0-9]+(:[0-9]+){0,2}' "a time such as 12:00:00 or 2-00:00:00" time
+# shellcheck disable=SC2086 # These are words.
+match '[^[:space:]]+' "one word" $OPTIONS
 [[ -z $workdir || $workdir =~ ^/[^[:space:]%]*$ ]] ||
   fail "--workdir=$workdir must be a whole path without spaces, such as /shared/runs/slm."
-[[ -z $config || -f $ROOT/${config%%:*} ]] ||
-  fail "--config=$config is no file of this checkout: give one such as configs/slm.py."
+is_config "$config"
 [[ $dry_run == yes || $subcommand == install ]] || command -v sbatch >/dev/null ||
   fail "There is no sbatch: run this on a login machine of the cluster, or look with --dry_run."
 "$subcommand"

@@ -74,6 +74,8 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
       " --process."
     ) from error
   _place.index, _place.count = jax.process_index(), jax.process_count()
+  if not are_several():  # JAX has taken the signal, and whoever is alone does not ask it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
   if not is_writer():
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what all would say, one says
 
