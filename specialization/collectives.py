@@ -13,13 +13,23 @@ from specialization.hlo import KINDS, Instruction, Program, payload
 
 @dataclasses.dataclass(frozen=True)
 class Talk:
-  """A collective: what kind, over which mesh axes, and how many bytes leave a device in a step."""
+  """A collective.
+
+  Attributes:
+    kind: as XLA calls it.
+    axes: of the mesh, along which its devices lie.
+    is_scalar: whether all that it says are single numbers.
+    bytes: that leave each device in a step.
+    times: how often a step has it.
+    group: devices of the mesh that talk with each other, one such group of all.
+  """
 
   kind: str
   axes: tuple[str, ...]
   is_scalar: bool
   bytes: float
   times: int
+  group: tuple[int, ...]
 
 
 def talks(program: Program, mesh: Mesh) -> list[Talk]:
@@ -44,7 +54,7 @@ def talks(program: Program, mesh: Mesh) -> list[Talk]:
     chain = re.search(r'chain_id="(\d+)"', each.text)
     name = f"{kind} {each.attribute('channel_id')} {chain[1] if chain else each.name}"
     if name not in found or found[name].times < times:
-      found[name] = Talk(kind, axes, scalar, times * whole * share, times)
+      found[name] = Talk(kind, axes, scalar, times * whole * share, times, tuple(groups[0]))
   return [talk for talk in found.values() if talk.axes]
 
 

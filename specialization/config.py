@@ -185,8 +185,7 @@ class TrainConfig:
     at_least(0, self, "keep_every")
     if self.batch_rows % self.groups:
       raise UserError(
-        f"batch_rows={self.batch_rows} must be a multiple of groups={self.groups}: each group of"
-        " rows has one cluster."
+        f"batch_rows={self.batch_rows} must be a multiple of groups={self.groups} (of one cluster)."
       )
 
 
@@ -225,8 +224,7 @@ class MethodConfig:
       )
     if self.strategy == "importance" and self.pretrain.groups != 1:
       raise UserError(
-        f"strategy='importance' draws each row from its own cluster: set pretrain.groups="
-        f"{self.pretrain.groups} to 1."
+        f"strategy='importance' draws row by row: set pretrain.groups={self.pretrain.groups} to 1."
       )
     if bool(self.teacher) != (self.objective == "distillation"):
       raise UserError(

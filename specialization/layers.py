@@ -146,7 +146,8 @@ class Embedding(nn.Module):
     self.table = parameter(self, "table", scaled_normal(self.features), shape, axes)
 
   def __call__(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b t d"]:
-    table = self.table.astype(self.dtype)
+    # Looked up in a table that is cut along features, these would have to move to rows of tokens.
+    table = constrain(self.table.astype(self.dtype), "group", "vocab", "features")
     return table[tokens] if table.ndim == 2 else jax.vmap(jnp.take, (0, 0, None))(table, tokens, 0)
 
   def attend(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t v"]:

@@ -8,7 +8,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from specialization import artifact, processes
+from specialization import artifact
+
+_is_hidden = False
+
+
+def hide_progress() -> None:
+  """Shows no bars from now on: another process shows them."""
+  global _is_hidden
+  _is_hidden = True
 
 
 def progress(total: int | None, description: str, unit: str, initial: int = 0) -> tqdm:
@@ -25,7 +33,7 @@ def progress(total: int | None, description: str, unit: str, initial: int = 0) -
     maxinterval=10.0,
     delay=1.0,
     ascii=not terminal,
-    disable=not processes.is_writer(),
+    disable=_is_hidden,
   )
 
 

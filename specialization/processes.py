@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from specialization import roll_call
+from specialization import metrics, roll_call
 from specialization.errors import UserError, first_line
 
 _DAY = 24 * 3600 * 1000  # milliseconds that processes wait for what one of them does alone
@@ -77,6 +77,7 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
   if not are_several():  # JAX has taken the signal, and whoever is alone does not ask it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
   if not is_writer():
+    metrics.hide_progress()
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what all would say, one says
 
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from specialization.config import MeshConfig
 from specialization.errors import UserError
@@ -69,7 +68,7 @@ def make_mesh(config: MeshConfig, devices: Devices = None) -> AnyMesh:
   shape = tuple(count // known if size == -1 else size for size in sizes)
   if isinstance(devices, int):
     return AbstractMesh(shape, MESH_AXES, axis_types=types)
-  return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=types)
+  return jax.make_mesh(shape, MESH_AXES, types, devices=devices)
 
 
 def spec(axes: LogicalAxes) -> PartitionSpec:

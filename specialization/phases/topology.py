@@ -2,12 +2,16 @@
 
 The bound on a step's time: each instruction takes what its products or its traffic with main memory
 take, whichever is longer; all collectives together hide behind these or take longer, one after the
-other around one ring. No step is faster on such chips, and kernels that are not perfect, latencies
-and waits make it slower. MFU counts model FLOPs (see budgets.py).
+other on all links between their chips. No step is faster on such chips, and kernels that are not
+perfect, latencies and waits make it slower. MFU counts model FLOPs (see budgets.py).
 """
 
+import contextlib
 import dataclasses
 import os
+import re
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from specialization import budgets, collectives, hlo, sharding
 from specialization.config import Config, MethodConfig
@@ -36,6 +41,8 @@ class Step:
     talks: its collectives.
     talking: their seconds.
     mfu: model FLOPs over what the chip could do in `seconds`, at most.
+    whole: what the compiler says of arrays that it makes whole on each chip, since it knows no
+      other way from one sharding to the next.
   """
 
   memory: float
@@ -45,6 +52,7 @@ class Step:
   talks: tuple[collectives.Talk, ...]
   talking: float
   mfu: float
+  whole: tuple[str, ...]
 
   @property
   def seconds(self) -> float:
@@ -130,6 +138,9 @@ def _method(config: Config, name: str, row: MethodConfig, devices: Any) -> Itera
     f" {1e3 * step.traffic:.3g} of memory, {1e3 * step.serial:.3g} of both in turn,"
     f" {1e3 * step.talking:.3g} of collectives): MFU at most {step.mfu:.1%}",
   )
+  if step.whole:
+    text = f"{len(step.whole)} arrays are made whole on each chip: choose another mesh."
+    yield Finding(subject, f"{text} The first: {step.whole[0]}", True)
 
 
 def _told(talks: tuple[collectives.Talk, ...]) -> str:
@@ -154,7 +165,8 @@ def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
   with jax.set_mesh(trainer.mesh):
     try:
       lowered = trainer.step.lower(trainer.like, abstract_batch(trainer, row, length))  # type: ignore[attr-defined]
-      compiled = lowered.compile()
+      with made_whole() as whole:
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
@@ -179,11 +191,40 @@ def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
     traffic=moved / chip.bandwidth,
     serial=serial,
     talks=talks,
-    talking=sum(talk.bytes for talk in talks) / chip.ring,
+    talking=sum(talk.bytes / chip.ring / _rings(talk, trainer.mesh) for talk in talks),
     mfu=0.0,
+    whole=tuple(whole),
   )
   of_chip = trainer.flops_per_step / trainer.mesh.size / chip.flops
   return dataclasses.replace(step, mfu=of_chip / step.seconds)
+
+
+@contextlib.contextmanager
+def made_whole() -> Iterator[list[str]]:
+  """Yields a list that afterwards has what the compiler said of arrays that it makes whole.
+
+  It is not Python, and writes to the standard error of the process.
+  """
+  said: list[str] = []
+  with tempfile.TemporaryFile("w+") as log:
+    sys.stderr.flush()
+    before = os.dup(2)
+    os.dup2(log.fileno(), 2)
+    try:
+      yield said
+    finally:
+      os.dup2(before, 2)
+      os.close(before)
+      log.seek(0)
+      said += re.findall("Involuntary full rematerialization.*", log.read())
+
+
+def _rings(talk: collectives.Talk, mesh: Mesh) -> int:
+  """Returns along how many axes of the torus of chips those lie that talk with each other."""
+  if talk.kind == "collective-permute":
+    return 1
+  where = [mesh.devices.flat[at].coords for at in talk.group]
+  return sum(len(set(along)) > 1 for along in zip(*where, strict=True))
 
 
 def abstract_batch(trainer: Trainer, row: MethodConfig, length: int) -> dict[str, Any]:

@@ -1,16 +1,29 @@
-"""Every family on every preset of 256 devices, none of which is there."""
+"""Every family on every preset, of 256 devices that are not there and of the eight that are."""
 
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+import tiny
 import tiny_study
-from specialization import main, sharding
+from specialization import collectives, hlo, main, sharding
 from specialization.phases import build, topology
 
 PRESETS = sorted(path.stem for path in (tiny_study.ROOT / "configs" / "meshes").glob("*.py"))
 DEVICES = 256
+SMALL = {
+  "clusters.levels": (8,),
+  "pretrain.batch_rows": 64,
+  "sizes.slm.d_model": 32,
+  "sizes.slm.n_heads": 4,
+  "sizes.slm.n_kv_heads": 4,
+  "sizes.slm.d_mlp": 64,
+  **{f"methods.{name}.clusters": 8 for name in ("mixture", "projected")},
+  **{f"methods.{name}.pretrain.groups": 8 for name in ("mixture", "projected")},
+}
 METHODS = {"dense": "slm", "mixture": "slm_mix", "projected": "slm_pn"}
 
 
@@ -57,3 +70,37 @@ def test_what_lies_whole_on_every_device(config, preset, family):
     assert share < 0.2
   else:
     assert share == 1.0
+
+
+@pytest.mark.parametrize("family", METHODS)
+def test_no_array_is_made_whole_on_its_way_and_experts_do_not_talk(preset, family):
+  """On the preset's mesh of eight devices: the mixture says nothing over `expert` but scalars."""
+  sizes = main.preset(tiny_study.ROOT / "configs", preset)
+  config = main.load_config(
+    f"{tiny_study.__file__}:corpus", SMALL | {f"mesh.{axis}": size for axis, size in sizes.items()}
+  )
+  row = config.methods[family]
+  trainer = build.pretrainer(config, row)
+  with jax.set_mesh(trainer.mesh):
+    batch = topology.abstract_batch(trainer, row, config.sequence_length)
+    lowered = trainer.step.lower(trainer.like, batch)
+    with topology.made_whole() as said:
+      program = lowered.compile()
+  assert not said
+  found = collectives.talks(hlo.Program(program.as_text()), trainer.mesh)
+  if family == "mixture":
+    assert all(talk.is_scalar for talk in found if "expert" in talk.axes)
+
+
+def test_an_array_that_is_made_whole_is_noticed():
+  mesh = tiny.mesh(8, data=4, model=2)
+  rows, columns = (
+    NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), (None, "model"))
+  )
+  like = jax.ShapeDtypeStruct((16, 16, 16), jnp.float32, sharding=rows)
+  turn = jax.jit(lambda x: jnp.sin(jax.lax.with_sharding_constraint(2 * x, columns)))
+  with jax.set_mesh(mesh):
+    lowered = turn.lower(like)
+    with topology.made_whole() as said:
+      lowered.compile()
+  assert said
