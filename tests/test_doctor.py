@@ -9,7 +9,7 @@ import pytest
 
 import specialization
 from specialization import main
-from specialization.phases import doctor
+from specialization.phases import doctor, trial
 
 SMOKE = f"{Path(specialization.__file__).parents[1]}/configs/quickstart.py:smoke"
 # Eight devices that every method of the config divides over.
@@ -19,7 +19,7 @@ SUBJECTS = {"versions", "devices", "mesh", "compilation cache", "sources", "work
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-  monkeypatch.setattr(doctor, "_SECONDS", 0.0)
+  monkeypatch.setattr(trial, "_SECONDS", 0.0)
 
 
 def load(tmp_path, **changes):
@@ -42,7 +42,9 @@ def sound(tmp_path_factory):
 
 
 def test_a_sound_config_has_no_problem(sound):
-  assert set(sound) == SUBJECTS | {f"method {name}" for name in ("slm", "slm_mix", "slm_pn")}
+  assert set(sound) == SUBJECTS | {
+    f"{what} {name}" for name in ("slm", "slm_mix", "slm_pn") for what in ("method", "memory of")
+  }
   assert f"jax {jax.__version__}" in sound["versions"]
   assert "grain 0" in sound["versions"]
   assert sound["devices"].startswith("8 x cpu")
@@ -63,7 +65,7 @@ def test_speed_is_of_one_device(tmp_path, monkeypatch):
   """A step of two seconds over eight devices."""
   Clock = namedtuple("Clock", "monotonic")
   ticks = iter(range(0, 1000, 2))
-  monkeypatch.setattr(doctor, "time", Clock(lambda: next(ticks)))
+  monkeypatch.setattr(trial, "time", Clock(lambda: next(ticks)))
   seen = []
   real = doctor.pretrainer
   monkeypatch.setattr(doctor, "pretrainer", lambda *a: seen.append(real(*a)) or seen[-1])
@@ -191,7 +193,7 @@ def test_a_state_that_does_not_fit(tmp_path, monkeypatch):
   doctor._method(config, "slm", trainers)
   # Parameters, as many gradients, and two moments of each.
   small = 4 * doctor.bytes_per_device(trainers["slm"].like.params) + 100
-  monkeypatch.setattr(doctor, "_memory", lambda: small)
+  monkeypatch.setattr(trial, "device_memory", lambda: small)
   assert not doctor._method(config, "slm", trainers).is_problem
   found = doctor._method(config, "slm_pn", trainers)
   assert found.is_problem
@@ -201,14 +203,18 @@ def test_a_state_that_does_not_fit(tmp_path, monkeypatch):
 
 
 def test_a_step_that_does_not_fit_is_not_run(tmp_path, monkeypatch):
+  """A state that fits alone, so that what is told is of the step."""
   config = load(tmp_path)
   trainers = {}
   doctor._method(config, "slm", trainers)
-  monkeypatch.setattr(doctor, "_memory", lambda: 2 * doctor.bytes_per_device(trainers["slm"].like))
-  monkeypatch.setattr(doctor.train_state, "create", None)
-  found = doctor._speed("slm", config.methods["slm"], trainers["slm"], config.sequence_length)
+  trainer, row = trainers["slm"], config.methods["slm"]
+  limit = 2 * doctor.bytes_per_device(trainer.like)
+  monkeypatch.setattr(trial, "device_memory", lambda: limit)
+  found = trial.memory("slm", trainer, trial.compile_step(trainer, row, config.sequence_length))
   assert found.is_problem
   assert "lower batch_rows" in found.text
+  monkeypatch.setattr(trial.train_state, "create", None)
+  assert problems(config)["memory of slm"] == found.text
 
 
 def command(monkeypatch, tmp_path, **mesh):

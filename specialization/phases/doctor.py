@@ -6,20 +6,17 @@ import os
 import platform
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from specialization import budgets, sharding
-from specialization.config import Config, MethodConfig
+from specialization.config import Config
 from specialization.data import sentence, sources
 from specialization.errors import UserError
-from specialization.phases import topology
+from specialization.phases import topology, trial
 from specialization.phases.build import (
   Trainer,
   fine_tuner,
@@ -29,10 +26,8 @@ from specialization.phases.build import (
 )
 from specialization.phases.finding import Finding, size
 from specialization.study import cells, runs
-from specialization.train import state as train_state
 
 PACKAGES = ("specialization", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-_STEPS, _SECONDS = 3, 3.0  # that are timed at least
 
 
 def run(config: Config, workdir: Path | None, target: str = "", only: str = "*") -> int:
@@ -81,9 +76,14 @@ def _findings(config: Config, workdir: Path | None) -> Iterator[Finding]:
     yield Finding("study", refused, True)
   elif workdir is not None:
     yield _disk(config, workdir, trainers)
-  first, row = next(iter(config.methods.items()))
-  if first in trainers:
-    yield _speed(first, row, trainers[first], config.sequence_length)
+  fitting = {}
+  for name, trainer in trainers.items():
+    step = trial.compile_step(trainer, config.methods[name], config.sequence_length)
+    yield (fit := trial.memory(name, trainer, step))
+    if not fit.is_problem:
+      fitting[name] = step
+  if (first := next(iter(config.methods))) in fitting:
+    yield trial.speed(first, config, trainers[first], fitting[first])
 
 
 def _refusal(make: Callable[[], object]) -> str | None:
@@ -102,25 +102,13 @@ def _devices() -> Finding:
     reason = str(error).splitlines()[0]
     text = f"JAX cannot start ({reason}): mend the driver, or set JAX_PLATFORMS=cpu for the CPU."
     return Finding("devices", text, True)
-  text, memory = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})", _memory()
-  if memory is not None:
+  text = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+  if (memory := trial.device_memory()) is not None:
     text += f" with {size(memory)} of memory each"
   count = jax.process_count()
-  return Finding("devices", f"{text}, {count} process{'es' * (count > 1)}")
-
-
-def _memory() -> int | None:
-  """Returns the bytes that a device can hold, if known; CPU devices share the host's free ones."""
-  device = jax.local_devices()[0]
-  stats = device.memory_stats()
-  if stats and "bytes_limit" in stats:
-    return stats["bytes_limit"]
-  info = Path("/proc/meminfo")
-  if device.platform == "cpu" and info.exists():
-    for line in info.read_text().splitlines():
-      if line.startswith("MemAvailable:"):
-        return 1024 * int(line.split()[1]) // jax.local_device_count()
-  return None
+  if count > 1:
+    text += f" in {count} processes, which reach each other"
+  return Finding("devices", text)
 
 
 def _mesh(config: Config) -> Finding:
@@ -148,7 +136,7 @@ def _method(config: Config, name: str, trainers: dict[str, Trainer]) -> Finding:
     f"{size(params)} of parameters, {size(params)} of gradients and {size(moments)} of"
     " optimizer state on each device"
   )
-  limit = _memory()
+  limit = trial.device_memory()
   if limit is not None and 2 * params + moments > limit:
     text += (
       f" are more than its {size(limit)} of memory: raise mesh.fsdp (more devices) or make"
@@ -260,46 +248,3 @@ def _checkpoints(config: Config, trainers: Mapping[str, Trainer]) -> int:
 def _present(workdir: Path) -> int:
   found = (path for path in workdir.glob("*/*/checkpoints/**/*") if path.is_file())
   return sum(path.stat().st_size for path in found)
-
-
-def _speed(name: str, row: MethodConfig, trainer: Trainer, length: int) -> Finding:
-  """Compiles the method's pretraining step, and times it on random tokens if it fits."""
-  train, vocab_size = row.pretrain, trainer.family.transformer.vocab_size
-  shape = (train.groups, train.batch_rows // train.groups, length)
-
-  def draw(key: jax.Array) -> dict[str, jax.Array]:
-    tokens = jax.random.randint(key, (*shape[:2], length + 1), 0, vocab_size, np.int32)
-    cluster = jnp.arange(train.groups, dtype=np.int32) % row.experts
-    return {"tokens": tokens, "cluster": cluster, "mask": jnp.ones(shape, bool)}
-
-  with jax.set_mesh(trainer.mesh):
-    key = jax.random.key(0)
-    batch = jax.jit(draw, out_shardings=trainer.where_batch)(key)
-    step = trainer.step.lower(trainer.like, batch).compile()  # type: ignore[attr-defined]
-    memory, limit = step.memory_analysis(), _memory()
-    needed = memory and memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    if needed and limit is not None and needed > limit:
-      text = (
-        f"a training step of {name} takes {size(needed)} on each device, which has"
-        f" {size(limit)}: lower batch_rows, raise compute.microbatches or set compute.remat."
-      )
-      return Finding("speed", text, True)
-    state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key)
-    state, measured = step(state, batch)
-    jax.block_until_ready(measured)
-    steps, seconds, started = 0, 0.0, time.monotonic()
-    # Processes must agree on the number of steps, and their clocks do not.
-    while steps < _STEPS or (seconds < _SECONDS and jax.process_count() == 1):
-      before = measured
-      state, measured = step(state, batch)
-      jax.block_until_ready(before)  # One step ahead, as in training.
-      steps, seconds = steps + 1, time.monotonic() - started
-    jax.block_until_ready(measured)
-    seconds = time.monotonic() - started
-  speed = steps * trainer.flops_per_step / seconds / trainer.mesh.size
-  chip = budgets.CHIPS.get(jax.devices()[0].device_kind)
-  text = f"{speed:.3g} FLOP/s of each device in training {name}"
-  text += f", {speed / chip.flops:.1%} of its peak" if chip else ""
-  text += f"; a step takes {seconds / steps:.3g} s"
-  text += f" and {size(needed)} of memory" if needed else ""
-  return Finding("speed", f"{text}: --config.pretrain.horizon.sustained_flops={speed:.3g}")

@@ -1,0 +1,92 @@
+"""What a training step takes of the devices that are here: memory, and time."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialization import budgets
+from specialization.config import Config, MethodConfig
+from specialization.phases import topology
+from specialization.phases.build import Trainer
+from specialization.phases.finding import Finding, size
+from specialization.train import state as train_state
+
+_STEPS, _SECONDS = 3, 3.0  # that are timed at least
+
+
+def device_memory() -> int | None:
+  """Returns the bytes that a device can hold, if known; CPU devices share the host's free ones."""
+  device = jax.local_devices()[0]
+  stats = device.memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  info = Path("/proc/meminfo")
+  if device.platform == "cpu" and info.exists():
+    for line in info.read_text().splitlines():
+      if line.startswith("MemAvailable:"):
+        return 1024 * int(line.split()[1]) // jax.local_device_count()
+  return None
+
+
+def compile_step(trainer: Trainer, row: MethodConfig, length: int) -> Any:
+  """Returns the compiled step of a method's pretraining."""
+  with jax.set_mesh(trainer.mesh):
+    batch = topology.abstract_batch(trainer, row, length)
+    return trainer.step.lower(trainer.like, batch).compile()  # type: ignore[attr-defined]
+
+
+def memory(name: str, trainer: Trainer, step: Any) -> Finding:
+  """Returns what a compiled step needs on each device: state, and what else it has at once."""
+  found, limit, subject = step.memory_analysis(), device_memory(), f"memory of {name}"
+  if not found:
+    return Finding(subject, "not known: this platform does not say what a step takes")
+  needed = found.argument_size_in_bytes + found.temp_size_in_bytes
+  text = (
+    f"a training step takes {size(needed)} on each device: {size(found.argument_size_in_bytes)} of"
+    f" state and batch, {size(found.temp_size_in_bytes)} of gradients, activations and the like"
+  )
+  if limit is not None and needed > limit:
+    text += (
+      f", of the {size(limit)} that it has: lower batch_rows, raise compute.microbatches or set"
+      " compute.remat."
+    )
+    return Finding(subject, text, True)
+  return Finding(subject, text)
+
+
+def speed(name: str, config: Config, trainer: Trainer, step: Any) -> Finding:
+  """Times a method's compiled step on random tokens."""
+  row, length = config.methods[name], config.sequence_length
+  train, vocab_size = row.pretrain, trainer.family.transformer.vocab_size
+  shape = (train.groups, train.batch_rows // train.groups, length)
+
+  def draw(key: jax.Array) -> dict[str, jax.Array]:
+    tokens = jax.random.randint(key, (*shape[:2], length + 1), 0, vocab_size, np.int32)
+    cluster = jnp.arange(train.groups, dtype=np.int32) % row.experts
+    return {"tokens": tokens, "cluster": cluster, "mask": jnp.ones(shape, bool)}
+
+  with jax.set_mesh(trainer.mesh):
+    key = jax.random.key(0)
+    batch = jax.jit(draw, out_shardings=trainer.where_batch)(key)
+    state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key)
+    state, measured = step(state, batch)
+    jax.block_until_ready(measured)
+    steps, seconds, started = 0, 0.0, time.monotonic()
+    # Processes must agree on the number of steps, and their clocks do not.
+    while steps < _STEPS or (seconds < _SECONDS and jax.process_count() == 1):
+      before = measured
+      state, measured = step(state, batch)
+      jax.block_until_ready(before)  # One step ahead, as in training.
+      steps, seconds = steps + 1, time.monotonic() - started
+    jax.block_until_ready(measured)
+    seconds = time.monotonic() - started
+  rate = steps * trainer.flops_per_step / seconds / trainer.mesh.size
+  chip = budgets.CHIPS.get(jax.devices()[0].device_kind)
+  text = f"{rate:.3g} FLOP/s of each device in training {name}"
+  text += f", {rate / chip.flops:.1%} of its peak" if chip else ""
+  text += f"; a step takes {seconds / steps:.3g} s"
+  return Finding("speed", f"{text}: --config.pretrain.horizon.sustained_flops={rate:.3g}")
