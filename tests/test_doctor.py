@@ -10,6 +10,7 @@ import pytest
 import specialization
 from specialization import main
 from specialization.phases import doctor, trial
+from specialization.phases.finding import size
 
 SMOKE = f"{Path(specialization.__file__).parents[1]}/configs/quickstart.py:smoke"
 # Eight devices that every method of the config divides over.
@@ -90,7 +91,7 @@ def test_bytes_are_those_of_one_device(sound, tmp_path):
   )
   assert doctor.bytes_per_device(like.params) == held
   assert whole / 4 < held < whole / 3
-  assert f"{doctor._size(held)} of parameters" in sound["method slm_mix"]
+  assert f"{size(held)} of parameters" in sound["method slm_mix"]
 
 
 def test_a_mesh_that_does_not_divide(tmp_path):
@@ -179,12 +180,15 @@ def test_a_disk_without_room_for_the_checkpoints(tmp_path, monkeypatch):
 
 
 def test_checkpoints_are_counted_whole(tmp_path):
-  """Seven states for the one method: its own, three cells with two each; and one being written."""
+  """Seven states for the one method, its own and three cells with two each.
+
+  And two while one of them is written: it, and the one before.
+  """
   config = load(tmp_path)
   trainers = {}
   doctor._method(config, "slm", trainers)
   state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trainers["slm"].like))
-  assert doctor._checkpoints(config, trainers) == 8 * state
+  assert doctor._checkpoints(config, trainers) == 9 * state
 
 
 def test_a_state_that_does_not_fit(tmp_path, monkeypatch):

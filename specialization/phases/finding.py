@@ -17,7 +17,7 @@ class Finding:
     return f"{'PROBLEM ' * self.is_problem}{self.subject}: {self.text}"
 
 
-def size(number: float) -> str:
+def size(number: float | int) -> str:
   """Returns a number of bytes, readable."""
   text = budgets.readable(float(number))
   return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
