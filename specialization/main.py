@@ -50,7 +50,7 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
     flag_values=values,
   )
   flags.DEFINE_string(
-    "mesh", "", "Preset of config.mesh, a name in meshes/ beside the config.", flag_values=values
+    "mesh", "", "Preset of config.mesh, a name in meshes/ beside configs.", flag_values=values
   )
   flags.DEFINE_integer(
     "devices", 0, "That `describe` is to suppose; 0: those that are here.", flag_values=values
@@ -112,8 +112,9 @@ def _given(arguments: list[str], flag: str) -> list[str]:
 
 
 def preset(configs: Path, name: str) -> dict[str, int]:
-  """Returns the sizes of a mesh that has a name in the folder `meshes` of one of configs."""
-  known = {path.stem: path for path in sorted((configs / "meshes").glob("*.py"))}
+  """Returns the sizes of a mesh that has a name, in `meshes` of a folder of configs or of ours."""
+  folders = (Path(__file__).parents[1] / "configs", configs)
+  known = {path.stem: path for folder in folders for path in sorted(folder.glob("meshes/*.py"))}
   one_of("--mesh", name, tuple(known))
   sizes: dict[str, int] = runpy.run_path(str(known[name]))["MESH"]
   return sizes

@@ -70,12 +70,12 @@ class Scene:
     step = EVERY * self.rng.randrange(2, STEPS // EVERY - 2)
     self.until(lambda: self.step() >= step)
     folder = self.study / RUN / "checkpoints"
-    self.until(lambda: any("tmp" in path.name for path in folder.iterdir()))
+    self.until(lambda: any("tmp" in path.name for path in folder.glob("*")))
 
   def complete(self) -> list[int]:
     """Returns the steps of complete checkpoints, oldest first."""
     folder = self.study / RUN / "checkpoints"
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
 def killed(which: int = 0, by: int = signal.SIGKILL, is_saving: bool = False) -> Fault:
@@ -89,19 +89,19 @@ def killed(which: int = 0, by: int = signal.SIGKILL, is_saving: bool = False) ->
 
 
 def damaged(how: str) -> Fault:
-  """Kills, and then damages the largest file of the newest checkpoint."""
+  """Kills, and then damages all large files of the newest checkpoint: some are needed no more."""
 
   def fault(scene: Scene) -> None:
     scene.until(lambda: len(scene.complete()) == 2 and scene.step() > 2 * EVERY)
     scene.running[0].kill()
     scene.running[0].wait()
     newest = scene.study / RUN / "checkpoints" / str(scene.complete()[-1])
-    path = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(path.read_bytes())
-    if how == "cut":
-      path.write_bytes(data[: len(data) // 2])
-    else:
-      data[len(data) // 2] ^= 255
+    for path in (p for p in newest.rglob("*") if p.is_file() and p.stat().st_size > 10_000):
+      data = bytearray(path.read_bytes())
+      if how == "cut":
+        data = data[: len(data) // 2]
+      else:
+        data[len(data) // 2] ^= 255
       path.write_bytes(data)
 
   return fault
@@ -127,7 +127,10 @@ class Drill:
 
 
 def limited(scene: Scene) -> None:
-  """Waits for the end that a full disk brings."""
+  """Lets no file grow beyond what a checkpoint takes, and waits for the end that this brings."""
+  scene.at_random()
+  limit = ["prlimit", f"--pid={scene.running[0].pid}", "--fsize=24000"]
+  subprocess.run(limit, check=True)
   scene.running[0].wait(timeout=120)
 
 
@@ -160,9 +163,9 @@ DRILLS = [
   Drill("SIGKILL of one of four while a checkpoint is written", FOUR, killed(2, KILL, True)),
   *[Drill("SIGTERM to the second of two processes", TWO, killed(1, TERM), is_lossless=True)] * 2,
   Drill("SIGTERM to one of four processes", FOUR, killed(3, TERM), is_lossless=True),
-  *[Drill("SIGKILL; newest checkpoint cut short", ONE, damaged("cut"))] * 2,
-  *[Drill("SIGKILL; a byte of the newest checkpoint flipped", ONE, damaged("flipped"))] * 2,
-  Drill("disk full", ONE, limited, ("prlimit", "--fsize=24000")),
+  *[Drill("SIGKILL; files of the newest checkpoint cut short", ONE, damaged("cut"))] * 2,
+  *[Drill("SIGKILL; bytes of the newest checkpoint flipped", ONE, damaged("flipped"))] * 2,
+  *[Drill("disk full", ONE, limited)] * 2,
   Drill("SIGKILL; another configuration started there", ONE, killed_and_asked_for_another),
   *[
     Drill(
@@ -213,6 +216,7 @@ def perform(drill: Drill, study: Path, whole: list[float], rng: random.Random) -
   assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(losses, whole, strict=True))
   statuses = ", ".join(str(process.returncode) for process in up)
   told = next((text for text in map(sentence, said) if text), "") or sentence(again)
+  told = told or f"nothing; then: {re.search(r'starting from .*', again)[0]}"
   return [
     drill.name,
     str(count),
@@ -234,6 +238,7 @@ def sentence(text: str) -> str:
 
 
 def main() -> None:
+  """Prints the table."""
   folder, rng = Path(tempfile.mkdtemp()), random.Random(0)
   jax.config.update("jax_compilation_cache_dir", str(folder / "cache"))
   tiny_study.write_corpus(folder / "corpus")

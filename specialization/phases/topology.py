@@ -45,7 +45,7 @@ class Step:
       other way from one sharding to the next.
   """
 
-  memory: float
+  memory: int
   products: float
   traffic: float
   serial: float
@@ -104,8 +104,13 @@ def find_devices(topology: str) -> Any:
   Raises:
     UserError: there is no such topology, or no compiler for TPUs.
   """
-  # The compiler asks the machine what it is, which no machine without a TPU can say.
-  asks = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+  # The compiler asks the machine what it is, which no machine without a TPU can say, and keeps
+  # others from the TPU, which nobody wants here.
+  asks = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  }
   os.environ |= {name: value for name, value in asks.items() if name not in os.environ}
   from jax.experimental import topologies
 
@@ -131,7 +136,7 @@ def _method(config: Config, name: str, row: MethodConfig, devices: Any) -> Itera
   seconds = time.monotonic() - started
   text = f"{parameters} parameters; {size(step.memory)} of {size(chip.memory)} on each chip"
   yield Finding(subject, f"{text}; compiled in {seconds:.0f} s")
-  yield Finding(subject, f"collectives: {_told(step.talks)}")
+  yield Finding(subject, f"collectives: {told(step.talks)}")
   yield Finding(
     subject,
     f"a step takes at least {1e3 * step.seconds:.3g} ms ({1e3 * step.products:.3g} of products,"
@@ -143,7 +148,7 @@ def _method(config: Config, name: str, row: MethodConfig, devices: Any) -> Itera
     yield Finding(subject, f"{text} The first: {step.whole[0]}", True)
 
 
-def _told(talks: tuple[collectives.Talk, ...]) -> str:
+def told(talks: tuple[collectives.Talk, ...]) -> str:
   """Returns bytes by mesh axes and kind, scalars aside."""
   total: Counter[tuple[str, str]] = Counter()
   for talk in talks:
