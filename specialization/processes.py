@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from specialization import metrics, roll_call
+from specialization import artifact, metrics, roll_call
 from specialization.errors import UserError, first_line
 
 _DAY = 24 * 3600 * 1000  # milliseconds that processes wait for what one of them does alone
@@ -137,6 +137,26 @@ def _broadcast(said: Any) -> Any:
   if is_writer():
     padded[: len(text)] = np.frombuffer(text, np.uint8)
   return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+
+
+def agree(on: Any) -> None:
+  """Looks whether all processes were started alike.
+
+  Args:
+    on: what JSON can say and has to be the same.
+
+  Raises:
+    UserError: on all of them, some were not.
+  """
+  if not are_several():
+    return
+  own = np.int32(int(artifact.fingerprint(on)[:7], 16))
+  of_all = np.asarray(multihost_utils.process_allgather(own)).ravel()
+  if others := [str(at) for at in np.flatnonzero(of_all != of_all[0])]:
+    raise UserError(
+      f"Process {', '.join(others)} was started with another verb, config or folder than process 0:"
+      " give all the same command, but for --process."
+    )
 
 
 def whole(array: jax.Array) -> np.ndarray:

@@ -14,7 +14,7 @@ _RETRY = 0.2  # seconds between attempts to reach the first process
 _GRACE = 10.0  # seconds that its answer may take beyond the time that all have
 
 
-def call(coordinator: str, count: int, index: int, timeout: float) -> None:
+def call(coordinator: str, count: int, index: int, timeout: float | int) -> None:
   """Returns when all processes are there.
 
   Args:

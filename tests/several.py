@@ -4,8 +4,9 @@ import contextlib
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import tiny_study
 
@@ -24,6 +25,7 @@ def started(
   folder: Path,
   present: Sequence[int] = (),
   before: Sequence[str] = (),
+  own: Mapping[int, Sequence[str]] = MappingProxyType({}),
 ) -> Iterator[list[subprocess.Popen]]:
   """Yields `count` processes with so many devices each, and kills those that are left.
 
@@ -34,6 +36,7 @@ def started(
     folder: of what they say: process-0.txt, ...
     present: those that are started; (): all.
     before: a command that runs each.
+    own: further arguments of some.
   """
   port = free_port()
   running = []
@@ -44,7 +47,7 @@ def started(
     with (folder / f"process-{index}.txt").open("w") as said:
       running.append(
         subprocess.Popen(
-          [*command, *(place if count > 1 else ())],
+          [*command, *(place if count > 1 else ()), *own.get(index, ())],
           env=_environment(devices),
           stdout=said,
           stderr=subprocess.STDOUT,

@@ -42,6 +42,7 @@ JOBS = PHASES[1:4]
 def run_verb(verb: str, config: Config, workdir: Path, only: str, command: str) -> None:
   """Runs one phase of a study, or all of them."""
   _use_compilation_cache(config)
+  processes.agree([verb, to_dict(config), str(workdir), only])
   started = time.monotonic()
   study = Study(config, workdir, only, command)
   if verb == "run":

@@ -138,3 +138,15 @@ def test_who_is_missing_is_named(corpus, tmp_path):
   assert statuses == [2, 2]
   said = (tmp_path / "process-0.txt").read_text().splitlines()[-1]
   assert said.startswith("error: 1 of 3 processes did not come within 5 s: process 1")
+
+
+def test_processes_that_were_started_otherwise_all_say_so(corpus, tmp_path):
+  line = arguments(corpus, tmp_path / "study")
+  own = {1: ["--config.seed=7"]}
+  with several.started(2, 1, line, tmp_path, own=own) as running:
+    statuses = [process.wait(timeout=100) for process in running]
+  assert statuses == [2, 2]
+  for index in range(2):
+    said = several.said_by(index, tmp_path).splitlines()[-1]
+    assert said.startswith("error: Process 1 was started with another verb, config or folder")
+  assert not (tmp_path / "study").exists()
