@@ -205,8 +205,14 @@ def same_everywhere(error: UserError) -> None:
 
 def end_all(error: BaseException) -> None:
   """Ends all processes for an error that is one's alone: the others would wait for it for ever."""
-  if are_several():
-    print(f"Process {_place.index} stops: {error}", file=sys.stderr)
-    traceback.print_exception(error)
-    sys.stderr.flush()
-    os._exit(1)
+  if not are_several():
+    return
+  why = first_line(error)
+  if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in why:
+    why = (
+      f"another one is gone, or does not answer ({why}). Start all again with the same command:"
+      " they go on from the last checkpoint."
+    )
+  traceback.print_exception(error)
+  print(f"Process {_place.index} stops: {why}", file=sys.stderr, flush=True)
+  os._exit(1)
