@@ -8,7 +8,9 @@ ORACLES = [
   "sentence-transformers>=5.2,<6",
 ]
 HUB = ["datasets>=4.0,<6", "huggingface-hub>=1.0,<3"]
+TPU = "jax[tpu]>=0.10.2,<0.13"
 TEST = [
+  f"{TPU}; sys_platform == 'linux'",  # whose compiler needs no TPU
   "pytest>=8,<10",
   "pytest-xdist>=3.6,<4",
   "beartype>=0.20,<1",
@@ -46,7 +48,7 @@ setup(
     "zstandard>=0.23,<0.26",
   ],
   extras_require={
-    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "tpu": [TPU],
     "cuda12": ["jax[cuda12]>=0.10.2,<0.13"],
     "hub": HUB,
     "wandb": ["wandb>=0.19,<1"],

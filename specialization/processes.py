@@ -85,6 +85,10 @@ def are_several() -> bool:
   return _place.count > 1
 
 
+def count() -> int:
+  return _place.count
+
+
 def is_writer() -> bool:
   """Whether this is the process that writes."""
   return _place.index == 0

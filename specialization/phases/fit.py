@@ -52,7 +52,11 @@ def _begin(
   own = checkpoints.resume(trainer.like)
   if own is not None:
     state, metadata, step = own
-    return state, loop.Progress.of(metadata["progress"]), f"its own checkpoint of step {step}"
+    origin = f"its own checkpoint of step {step}"
+    here = _where(trainer)
+    if "where" in metadata and metadata["where"] != here:  # Earlier versions did not write it.
+      origin += f" of {metadata['where']}, now {here}"
+    return state, loop.Progress.of(metadata["progress"]), origin
   if start.trunk and start.trunk[0].is_dir():
     folder, step = start.trunk
     with contextlib.closing(Checkpoints(folder, read_only=True)) as trunk:
@@ -75,6 +79,11 @@ def _begin(
   key = jax.random.key(start.seed)
   state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key, params)
   return state, loop.Progress(), origin
+
+
+def _where(trainer: Trainer) -> str:
+  axes = ", ".join(f"{axis}={size}" for axis, size in trainer.mesh.shape.items())
+  return f"{processes.count()} x {trainer.mesh.size // processes.count()} devices ({axes})"
 
 
 def fit(
@@ -120,6 +129,7 @@ def fit(
     "made_from": artifact.made_from(folder),
     "config": to_dict(config),
     "tokenizer": start.tokenizer,
+    "where": _where(trainer),
   }
   if checkpoints.latest() is None and progress.step >= trainer.steps:
     # Another run's state is already this one's end, and later phases look for it here.

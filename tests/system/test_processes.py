@@ -107,7 +107,8 @@ def test_a_run_goes_on_with_other_processes_devices_and_meshes(corpus, tmp_path,
     reached.append(int(re.findall(r"terminated, and saved at step (\d+)", said)[-1]))
   line = [*arguments(corpus, workdir, "pretrain", **long, **presets[2]), only]
   said = several.run(2, 1, line, tmp_path)
-  assert f"starting from its own checkpoint of step {reached[1]}" in said
+  assert f"starting from its own checkpoint of step {reached[1]} of 1 x 8 devices (" in said
+  assert "data=2, fsdp=2, model=2), now 2 x 1 devices (expert=1, data=2, fsdp=1, model=1)." in said
   assert 20 <= reached[0] < reached[1] < 200
   line = [*arguments(corpus, whole, "pretrain", **long, **presets[2]), only]
   several.run(1, 1, line, tmp_path)

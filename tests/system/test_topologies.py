@@ -14,6 +14,7 @@ from specialization.config import Config
 from specialization.errors import UserError
 from specialization.phases import build, topology
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="so is the compiler for TPUs")
 CHIPS = 16
 SIZES = {
   "sequence_length": 128,
