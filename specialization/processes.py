@@ -212,7 +212,8 @@ def end_all(error: BaseException) -> None:
   if not are_several():
     return
   why = first_line(error)
-  if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in why:
+  is_ours = "RESOURCE_EXHAUSTED" in why
+  if "Gloo" in why or (isinstance(error, jax.errors.JaxRuntimeError) and not is_ours):
     why = (
       f"another one is gone, or does not answer ({why}). Start all again with the same command:"
       " they go on from the last checkpoint."

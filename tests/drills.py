@@ -233,7 +233,8 @@ def sentence(text: str) -> str:
   """Returns what a run said of its end, or of what it found."""
   for line in reversed(text.splitlines()):
     if re.search(r"^error|terminated|stops|put aside|another task died", line):
-      return re.sub(r"/\S*/", "", line)[:160]
+      short = re.sub(r"/\S*/", "", line)
+      return short if len(short) < 160 else f"{short[:160]}..."
   return ""
 
 

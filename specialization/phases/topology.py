@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -170,7 +171,9 @@ def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
   with jax.set_mesh(trainer.mesh):
     try:
       lowered = trainer.step.lower(trainer.like, abstract_batch(trainer, row, length))  # type: ignore[attr-defined]
-      with made_whole() as whole:
+      with made_whole() as whole, warnings.catch_warnings():
+        # JAX can keep programs for chips that are not there, but not read them.
+        warnings.filterwarnings("ignore", ".*persistent compilation cache")
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
