@@ -20,8 +20,8 @@ import specialization
 from specialization.main import use_huge_pages
 
 CONFIGS = Path(specialization.__file__).parents[1] / "configs"
-SIZES = {"5M": (256, 4, 1024), "25M": (512, 6, 1792), "98M": (1024, 6, 3072)}
-TURNS, STEPS = 5, 12
+SIZES = {"5M": (256, 4, 1024, 16), "25M": (512, 6, 1792, 8), "98M": (1024, 6, 3072, 2)}  # and rows
+TURNS, STEPS = 3, 12
 DEVICES = (1, 2, 4, 8)
 FAMILIES = {"slm": "fsdp", "slm_mix": "experts", "slm_pn": "experts"}
 
@@ -71,10 +71,11 @@ class Training:
 
 
 def training(size: str) -> Training:
-  d_model, n_layers, d_mlp = SIZES[size]
+  d_model, n_layers, d_mlp, rows = SIZES[size]
   sizes = dict(d_model=d_model, n_layers=n_layers, d_mlp=d_mlp, n_heads=d_model // 64)
   fields = {f"sizes.slm.{name}": n for name, n in sizes.items()}
   fields["sizes.slm.n_kv_heads"] = fields["sizes.slm.n_heads"]
+  fields |= {"methods.slm.pretrain.batch_rows": rows, "compute.microbatches": 1}
   return Training("slm", **fields)
 
 
