@@ -114,7 +114,7 @@ def saves_and_restores() -> None:
     with checkpoints() as (found, folder):
       step, calls = 0, list[float]()
 
-      def save(state: Any) -> None:
+      def save(state: Any, calls: list[float] = calls) -> None:
         nonlocal step
         step, began = step + 1, time.monotonic()
         found.save(step, state, {})
