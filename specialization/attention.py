@@ -117,13 +117,16 @@ def _on_each_device(kernel: Callable[..., Array]) -> Callable[..., Array]:
   return attend
 
 
-def check(compute: ComputeConfig, model: ModelConfig, length: int, platform: str) -> None:
+def check(
+  compute: ComputeConfig, model: ModelConfig, length: int, platform: str, parts: int = 1
+) -> None:
   """Looks whether a kernel can do what is asked.
 
   Args:
     compute, model: of a transformer.
     length: of its rows.
     platform: of the devices, as JAX calls it.
+    parts: into which the mesh cuts the heads.
 
   Raises:
     UserError: it cannot.
@@ -136,6 +139,8 @@ def check(compute: ComputeConfig, model: ModelConfig, length: int, platform: str
     amiss = f"needs {name}, and here is a {platform}"
   elif length % _LANES:
     amiss = f"needs rows of a multiple of {_LANES} tokens, and sequence_length={length}"
+  elif model.n_heads % parts:
+    amiss = f"needs whole heads on each device, and mesh.model={parts} cuts {model.n_heads} of them"
   elif compute.attention == "cudnn" and compute.dtype != "bfloat16":
     amiss = f"needs compute.dtype=bfloat16, which is {compute.dtype}"
   elif compute.attention == "cudnn" and (model.head_dim % 8 or model.head_dim > 128):

@@ -17,6 +17,22 @@ VALIDATION = "validation"  # ends the phases of looks at validation text
 
 
 @dataclasses.dataclass(frozen=True)
+class Links:
+  """How chips are linked that lie in a box of two or three sides.
+
+  Attributes:
+    speed: bytes/s that a chip sends along one side, both ways together.
+    sides: how many the box has.
+    closed: a side of a multiple of so many chips is a ring, else a line; with three sides, only if
+      all of them are.
+  """
+
+  speed: float
+  sides: int
+  closed: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Chip:
   """What one device can do, from its maker's data sheet.
 
@@ -24,25 +40,25 @@ class Chip:
     flops: dense bfloat16 FLOP/s.
     memory: bytes.
     bandwidth: of that memory, bytes/s.
-    ring: bytes/s that it sends around one axis of devices, both ways together.
+    links: to the chips beside it, None: they are not laid out in a box.
   """
 
   flops: float
   memory: int
   bandwidth: float
-  ring: float
+  links: Links | None = None
 
 
 # By the name that jax has for it. An unknown one has no MFU, rather than one against a wrong peak.
 CHIPS = {
-  "TPU v4": Chip(275e12, 32 * 2**30, 1.23e12, 9e10),
-  "TPU v5 lite": Chip(197e12, 16 * 2**30, 8.1e11, 9e10),
-  "TPU v5": Chip(459e12, 95 * 2**30, 2.77e12, 1.8e11),
-  "TPU v6 lite": Chip(918e12, 32 * 2**30, 1.64e12, 1.8e11),
-  "NVIDIA A100-SXM4-40GB": Chip(312e12, 40 * 10**9, 1.56e12, 3e11),
-  "NVIDIA A100-SXM4-80GB": Chip(312e12, 80 * 10**9, 2.04e12, 3e11),
-  "NVIDIA H100 80GB HBM3": Chip(989e12, 80 * 10**9, 3.35e12, 4.5e11),
-  "NVIDIA H200": Chip(989e12, 141 * 10**9, 4.8e12, 4.5e11),
+  "TPU v4": Chip(275e12, 32 * 2**30, 1.23e12, Links(9e10, 3, 4)),
+  "TPU v5 lite": Chip(197e12, 16 * 2**30, 8.1e11, Links(9e10, 2, 16)),
+  "TPU v5": Chip(459e12, 95 * 2**30, 2.77e12, Links(1.8e11, 3, 4)),
+  "TPU v6 lite": Chip(918e12, 32 * 2**30, 1.64e12, Links(1.8e11, 2, 16)),
+  "NVIDIA A100-SXM4-40GB": Chip(312e12, 40 * 10**9, 1.56e12),
+  "NVIDIA A100-SXM4-80GB": Chip(312e12, 80 * 10**9, 2.04e12),
+  "NVIDIA H100 80GB HBM3": Chip(989e12, 80 * 10**9, 3.35e12),
+  "NVIDIA H200": Chip(989e12, 141 * 10**9, 4.8e12),
 }
 
 

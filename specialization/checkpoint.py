@@ -130,8 +130,10 @@ class Checkpoints:
         return *self.restore(step, like), step
       except Damaged as error:
         self._put_aside(step)
-        processes.end_all(error)  # The others may have read it whole.
-        print(f"The checkpoint of step {step} is damaged, and put aside: {error}", flush=True)
+        told = f"The checkpoint of step {step} is damaged, and put aside: {error.why}"
+        # The others may have read it whole.
+        processes.end_all(UserError(f"{told}. Start all again: they take the one before."))
+        print(f"{told}.", flush=True)
         self._manager.reload()
     if aside := sorted(path.name for path in self._folder.parent.glob(f"{_ASIDE}*")):
       raise UserError(
@@ -233,10 +235,11 @@ class Checkpoints:
         raise self._damaged(step, f"{at} of {item} is another")
 
   def _damaged(self, step: int, why: str) -> Damaged:
-    return Damaged(
+    sentence = (
       f"The checkpoint of step {step} in {self._folder} is not what was written ({why}): delete"
       f" {self._folder.parent} to make it anew."
     )
+    return Damaged(sentence, why)
 
   def _check_room(self, step: int, state: TrainState) -> None:
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

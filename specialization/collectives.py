@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jax.sharding import Mesh
 
+from specialization.budgets import Links
 from specialization.hlo import KINDS, Instruction, Program, payload
 
 
@@ -56,6 +57,32 @@ def talks(program: Program, mesh: Mesh) -> list[Talk]:
     if name not in found or found[name].times < times:
       found[name] = Talk(kind, axes, scalar, times * whole * share, times, tuple(groups[0]))
   return [talk for talk in found.values() if talk.axes]
+
+
+def seconds(talk: Talk, where: Sequence[Sequence[int]], links: Links) -> float:
+  """Returns what a collective takes at least, on all links between the chips that talk.
+
+  Args:
+    talk: the collective.
+    where: coordinates of the mesh's chips, in its order.
+    links: between them.
+  """
+  box = [1 + max(along) for along in zip(*where, strict=True)][: links.sides]
+  rings = [side % links.closed == 0 for side in box]
+  if links.sides == 3 and not all(rings):
+    rings = [False] * 3
+  speeds, most = 0.0, 0.0
+  for side, is_ring in enumerate(rings):
+    n = len({where[at][side] for at in talk.group})
+    if n > 1:
+      speed = links.speed if is_ring else links.speed / 2  # Ends of a line have one neighbor.
+      speeds += speed
+      most = max(most, n / 4 / speed)
+  if talk.kind == "all-to-all":  # Half of it goes over the middle, by as many hops on the way.
+    return talk.bytes * max(most, 1 / speeds)
+  if talk.kind == "collective-permute":
+    return talk.bytes / links.speed
+  return talk.bytes / speeds
 
 
 def _groups(each: Instruction) -> list[list[int]]:

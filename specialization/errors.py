@@ -30,7 +30,11 @@ class UserError(Exception):
 
 
 class Damaged(UserError):
-  """What lies on disk is not what was written there."""
+  """What lies on disk is not what was written there; `why` says by what this is seen."""
+
+  def __init__(self, sentence: str, why: str):
+    super().__init__(sentence)
+    self.why = why
 
 
 def first_line(error: BaseException) -> str:

@@ -56,8 +56,8 @@ class Instruction:
 
   @property
   def is_ahead(self) -> bool:
-    """Whether it only begins a copy, which ends while others run."""
-    return self.opcode in ("copy-start", "slice-start")
+    """Whether it only begins what goes on while others run."""
+    return self.opcode.endswith("-start")
 
   def attribute(self, name: str) -> str:
     """Returns what stands after `name=`, up to the next attribute; "": it has none."""
@@ -312,10 +312,11 @@ def _multiplications(each: Instruction, left: Sequence[int], right: Sequence[int
   window = dict(re.findall(r"(\w+)=(\S+)", each.attribute("window").strip("{}")))
   spatial = [label for label in out if label.isdigit()]
   pairs = 1.0
+  usual = {"pad": "0_0", "stride": "1", "lhs_dilate": "1", "rhs_dilate": "1"}
   for i, label in enumerate(sorted(spatial)):
-    part = {name: value.split("x")[i] for name, value in window.items()}
-    size, low = int(part["size"]), int(part.get("pad", "0_0").split("_")[0])
-    stride, dilation, spread = (int(part.get(n, 1)) for n in ("stride", "lhs_dilate", "rhs_dilate"))
+    part = usual | {name: value.split("x")[i] for name, value in window.items()}
+    size, low = int(part["size"]), int(part["pad"].split("_")[0])
+    stride, dilation, spread = (int(part[n]) for n in ("stride", "lhs_dilate", "rhs_dilate"))
     outputs, inputs = each.shape[0].dims[out.index(label)], left[lhs.index(label)]
     at = np.arange(outputs)[:, None] * stride + np.arange(size) * spread - low
     inside = (at >= 0) & (at <= (inputs - 1) * dilation) & (at % dilation == 0)

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from specialization import artifact, metrics, roll_call
-from specialization.errors import UserError, first_line
+from specialization.errors import Terminated, UserError, first_line
 
 _DAY = 24 * 3600 * 1000  # milliseconds that processes wait for what one of them does alone
 _MINUTE = 60 * 1000
@@ -108,9 +108,15 @@ def writer_first(what: str) -> Iterator[None]:
     wait(what)
   try:
     yield
-  finally:
+  except UserError:  # The others will find the same.
     if is_writer():
       wait(what)
+    raise
+  except Exception as error:
+    end_all(error)
+    raise
+  if is_writer():
+    wait(what)
 
 
 def of_writer(make: Callable[[], Any]) -> Any:
@@ -127,6 +133,9 @@ def of_writer(make: Callable[[], Any]) -> Any:
       said = {"value": make()}
     except UserError as error:
       said = {"error": str(error)}
+    except Exception as error:
+      end_all(error)
+      raise
   said = _broadcast(said)
   if "error" in said:
     raise UserError(said["error"])
@@ -196,6 +205,19 @@ def terminations() -> Iterator[Callable[[], bool]]:
     yield lambda: came
   finally:
     signal.signal(signal.SIGTERM, before)
+
+
+def end_if_terminated(before: str) -> None:
+  """Ends several processes that SIGTERM came to while they did not train; a single one ends itself.
+
+  Args:
+    before: what they would do next.
+
+  Raises:
+    Terminated: it came.
+  """
+  if are_several() and multihost.reached_preemption(next(_steps)):
+    raise Terminated(f"Terminated before {before}.")
 
 
 def same_everywhere(error: UserError) -> None:

@@ -30,7 +30,10 @@ def call(coordinator: str, count: int, index: int, timeout: float | int) -> None
   if not host or not port.isdigit():
     raise UserError(f"--coordinator={coordinator} is no address: give HOST:PORT.")
   end = time.monotonic() + timeout
-  amiss = _lead(int(port), count, end) if index == 0 else _follow(host, int(port), index, end)
+  if index == 0:
+    amiss: str | None = _lead(int(port), count, end)
+  else:
+    amiss = _follow(host, int(port), index, timeout)
   if amiss is None:
     raise UserError(
       f"Process 0 did not answer at {coordinator} within {timeout:g} s: see whether it runs, and"
@@ -57,7 +60,11 @@ def _lead(port: int, count: int, end: float) -> str:
         other = opened.enter_context(server.accept()[0])
         other.settimeout(_GRACE)
         number = int(_line(other))
-        if number in present or not 0 < number < count:
+        if not 0 < number < count:
+          amiss = (
+            f"There is a process {number}, but {count} in all: give all the same --processes."
+          )
+        elif number in present:
           amiss = f"Two processes are number {number} of {count}: give each its own."
         present[-number if amiss else number] = other
     absent = [str(number) for number in range(1, count) if number not in present]
@@ -73,12 +80,13 @@ def _lead(port: int, count: int, end: float) -> str:
   return amiss
 
 
-def _follow(host: str, port: int, index: int, end: float) -> str | None:
+def _follow(host: str, port: int, index: int, timeout: float | int) -> str | None:
   """Tells the first process that this one is there; returns what is amiss, None if that is away."""
+  end = time.monotonic() + timeout
   while time.monotonic() < end:
     try:
       with socket.create_connection((host, port), timeout=_RETRY + _GRACE) as first:
-        first.settimeout(max(0.0, end - time.monotonic()) + _GRACE)
+        first.settimeout(timeout + _GRACE)  # It may have begun to wait only now.
         first.sendall(f"{index}\n".encode())
         amiss: str = json.loads(_line(first))
         return amiss

@@ -1,6 +1,6 @@
 """Fault drills: ends training in many ways, goes on, and says what was lost. Minutes.
 
-PYTHONPATH=. python tests/drills.py > docs/drills.md
+PYTHONPATH=. python tests/drills.py > docs/faults/drills.md
 
 Each drill trains a tiny model, checkpoints every 25 of 400 steps, ends it somehow, and starts the
 same command again. Lost are the steps that had been logged after the checkpoint from which it went
@@ -129,9 +129,10 @@ class Drill:
 def limited(scene: Scene) -> None:
   """Lets no file grow beyond what a checkpoint takes, and waits for the end that this brings."""
   scene.at_random()
-  limit = ["prlimit", f"--pid={scene.running[0].pid}", "--fsize=24000"]
+  limit = ["prlimit", f"--pid={scene.running[0].pid}", "--fsize=50000"]
   subprocess.run(limit, check=True)
   scene.running[0].wait(timeout=120)
+  assert "while a checkpoint was written" in several.said_by(0, scene.study)
 
 
 def killed_and_asked_for_another(scene: Scene) -> None:

@@ -90,6 +90,7 @@ def test_cudnn_is_asked_for_causal_attention_and_its_gradient(monkeypatch):
     ({"attention": "splash"}, 128, "cpu", "splash needs TPUs, and here is a cpu"),
     ({"attention": "cudnn"}, 128, "tpu", "cudnn needs NVIDIA GPUs, and here is a tpu"),
     ({"attention": "splash"}, 100, "tpu", "multiple of 128 tokens, and sequence_length=100"),
+    ({"attention": "splash"}, 128, "tpu", "mesh.model=3 cuts 4 of them"),
     ({"attention": "cudnn"}, 128, "gpu", "needs compute.dtype=bfloat16, which is float32"),
     ({"attention": "cudnn", "dtype": "bfloat16"}, 128, "gpu", "heads of a multiple of 8 features"),
   ],
@@ -98,7 +99,7 @@ def test_a_kernel_that_cannot_is_refused(changes, length, platform, words):
   compute = dataclasses.replace(tiny.COMPUTE, **changes)
   model = dataclasses.replace(tiny.MODEL, d_model=12 * tiny.MODEL.n_heads)
   with pytest.raises(UserError, match=words):
-    attention.check(compute, model, length, platform)
+    attention.check(compute, model, length, platform, 3 if "mesh.model" in words else 1)
 
 
 @pytest.mark.parametrize(

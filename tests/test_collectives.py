@@ -1,13 +1,16 @@
 """Collectives of a compiled program: which, along which mesh axes, how many bytes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 import tiny
 from programs import program
-from specialization import hlo
-from specialization.collectives import talks
+from specialization import collectives, hlo
+from specialization.budgets import Links
+from specialization.collectives import Talk, talks
 
 
 @pytest.mark.parametrize(
@@ -69,3 +72,30 @@ ENTRY %main (x: f32[8]) -> f32[8] {{
   mesh = tiny.mesh(8, expert=2, fsdp=2, model=2)
   (talk,) = talks(hlo.Program(text), mesh)
   assert talk.axes == axes
+
+
+V5E, V5P = Links(90.0, 2, 16), Links(180.0, 3, 4)
+
+
+def box(*sides):
+  return list(itertools.product(*map(range, sides)))
+
+
+@pytest.mark.parametrize(
+  ("links", "sides", "kind", "seconds"),
+  [
+    (V5E, (16, 16), "all-gather", 900 / (90 + 90)),  # two rings
+    (V5E, (4, 4), "all-gather", 900 / (45 + 45)),  # two lines
+    (V5E, (4, 1), "all-gather", 900 / 45),
+    (V5E, (4, 4), "collective-permute", 900 / 90),
+    (V5P, (4, 4, 4), "all-reduce", 900 / (3 * 180)),
+    (V5P, (2, 2, 4), "all-reduce", 900 / (3 * 90)),  # no cube, so that no side is closed
+    # Each chip of one half sends half of what it has to say over the one link in the middle.
+    (V5E, (8, 1), "all-to-all", 4 * 450 / 45),
+    (V5E, (2, 1), "all-to-all", 900 / 45),
+  ],
+)
+def test_a_collective_takes_what_the_links_between_its_chips_take(links, sides, kind, seconds):
+  where = [(*at, 0)[:3] for at in box(*sides)]
+  talk = Talk(kind, ("fsdp",), False, 900.0, 1, tuple(range(len(where))))
+  assert collectives.seconds(talk, where, links) == pytest.approx(seconds)

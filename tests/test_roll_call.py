@@ -44,6 +44,11 @@ def test_the_first_one_is_absent():
   assert said.startswith("Process 0 did not answer at localhost:")
 
 
+def test_one_with_a_number_that_is_too_high():
+  said = called(2, [0, 5], timeout=20.0)
+  assert all(text.startswith("There is a process 5, but 2 in all") for text in said)
+
+
 def test_two_with_one_number():
   said = called(4, [0, 1, 1, 2], timeout=5.0)
   assert all(text.startswith("Two processes are number 1 of 4") for text in said[:3])

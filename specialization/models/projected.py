@@ -17,9 +17,6 @@ from specialization.models.transformer import Params, Transformer
 from specialization.sharding import LogicalAxes, constrain, on_many_devices
 from specialization.strict import parse
 
-# Bases lie on all devices that have groups, which forms each of their kernels once.
-_BASIS: dict[str | None, str] = {"embed": "basis"}
-
 
 @dataclass(frozen=True)
 class Options:
@@ -75,7 +72,7 @@ class Projected(Family):
       layer, *features = kernel["kernel"]
       axes["layers"]["mlp"][name] = {
         "mixer": (layer, "code", "rank"),
-        "basis": (layer, "rank", *(_BASIS.get(axis, axis) for axis in features)),
+        "basis": (layer, "rank", *map(_cut, features)),
       }
     return axes | {"codes": (None, "code")}
 
@@ -144,6 +141,11 @@ def _laid_bwd(is_cut_last: bool, _: None, grad: Array) -> tuple[Array]:
 _laid.defvjp(lambda basis, _: (basis, None), _laid_bwd)
 
 
+def _cut(axis: str | None) -> str | None:
+  """Returns where a kernel's axis lies that all devices with groups have some of, in a basis."""
+  return "basis" if axis == "embed" else axis
+
+
 def _move(
   kernel: Float[Array, "l g i o"], axes: LogicalAxes, dtype: str
 ) -> Float[Array, "l g i o"]:
@@ -154,7 +156,7 @@ def _move(
   if not on_many_devices():
     return kernel
   layer, *features = axes
-  kernel = constrain(kernel.astype(dtype), layer, None, *(_BASIS.get(a, a) for a in features))
+  kernel = constrain(kernel.astype(dtype), layer, None, *map(_cut, features))
   return constrain(kernel, layer, "group", *features).astype(jnp.float32)
 
 

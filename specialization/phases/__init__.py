@@ -9,7 +9,7 @@ import jax
 
 from specialization import budgets, processes, report
 from specialization.config import Config
-from specialization.errors import Terminated, UserError
+from specialization.errors import UserError
 from specialization.phases.build import (
   flops_per_step,
   forward_flops,
@@ -71,7 +71,7 @@ class Study:
     try:
       self._work(*JOBS)
     finally:
-      in_haste = isinstance(sys.exception(), Terminated)
+      in_haste = not isinstance(sys.exception(), Exception | None)
       if not in_haste and processes.of_writer(self._has_results):
         self.report()
 

@@ -119,7 +119,8 @@ def make_trainer(
 def _check_kernels(transformer: Transformer, length: int, mesh: AnyMesh) -> None:
   if isinstance(mesh, Mesh):
     platform = mesh.devices.flat[0].platform
-    attention.check(transformer.compute, transformer.config, length, platform)
+    parts = sharding.parts(mesh, "heads")
+    attention.check(transformer.compute, transformer.config, length, platform, parts)
 
 
 def pretraining_mesh(config: Config, row: MethodConfig, devices: Devices = None) -> AnyMesh:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from specialization import budgets, sharding
+from specialization import budgets, processes, sharding
 from specialization.config import Config
 from specialization.data import sentence, sources
 from specialization.errors import UserError
@@ -25,6 +25,7 @@ from specialization.phases.build import (
   pretrainer,
 )
 from specialization.phases.finding import Finding, size
+from specialization.strict import to_dict
 from specialization.study import cells, runs
 
 PACKAGES = ("specialization", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
@@ -40,6 +41,7 @@ def run(config: Config, workdir: Path | None, target: str = "", only: str = "*")
     only: pattern of the methods that are compiled for it.
   """
   problems = 0
+  processes.agree(["doctor", to_dict(config), str(workdir), target, only])
   found = topology.findings(config, target, only) if target else _findings(config, workdir)
   for finding in found:
     print(finding, flush=True)

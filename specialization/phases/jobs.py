@@ -79,6 +79,7 @@ def work(jobs: Sequence[Job], workdir: Path) -> None:
   while todo:
     before = len(todo)
     for job in list(todo.values()):
+      processes.end_if_terminated(job.name)
       missing = [need for need in job.needs if need in failed]
       if missing:
         failed[job.name] = f"it needs {missing[0]}, which failed."

@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from specialization import budgets, collectives, hlo, sharding
 from specialization.config import Config, MethodConfig
@@ -70,7 +69,7 @@ def findings(config: Config, topology: str, only: str = "*") -> Iterator[Finding
     yield Finding("topology", str(error), True)
     return
   if kind not in budgets.CHIPS:
-    text = f"what a {kind} can do is not known: choose one of {', '.join(budgets.CHIPS)}."
+    text = f"what a {kind} can do is not known: choose v4, v5e, v5p or v6e."
     yield Finding("topology", text, True)
     return
   axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
@@ -170,7 +169,8 @@ def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
   chip = budgets.CHIPS[trainer.mesh.devices.flat[0].device_kind]
   with jax.set_mesh(trainer.mesh):
     try:
-      lowered = trainer.step.lower(trainer.like, abstract_batch(trainer, row, length))  # type: ignore[attr-defined]
+      batch = abstract_batch(trainer, row, length)
+      lowered = trainer.step.lower(trainer.like, batch)  # type: ignore[attr-defined]
       with made_whole() as whole, warnings.catch_warnings():
         # JAX can keep programs for chips that are not there, but not read them.
         warnings.filterwarnings("ignore", ".*persistent compilation cache")
@@ -182,7 +182,6 @@ def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
         f"a training step does not fit a chip's {size(chip.memory)} ({first_line(error)}):"
         " raise mesh.fsdp or compute.microbatches, set compute.remat=full or lower batch_rows."
       ) from error
-  memory = compiled.memory_analysis()
   program = hlo.Program(compiled.as_text())
   talks = tuple(collectives.talks(program, trainer.mesh))
   serial = moved = 0.0
@@ -190,21 +189,27 @@ def examine(trainer: Trainer, row: MethodConfig, length: int) -> Step:
     moved += times * traffic
     if not instruction.is_ahead:
       serial += times * max(flops / chip.flops, traffic / chip.bandwidth)
+  assert chip.links is not None
+  where = [device.coords for device in trainer.mesh.devices.flat]
   step = Step(
-    memory=memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes,
+    memory=memory_of(compiled),
     products=program.flops() / chip.flops,
     traffic=moved / chip.bandwidth,
     serial=serial,
     talks=talks,
-    talking=sum(talk.bytes / chip.ring / _rings(talk, trainer.mesh) for talk in talks),
+    talking=sum(collectives.seconds(talk, where, chip.links) for talk in talks),
     mfu=0.0,
     whole=tuple(whole),
   )
   of_chip = trainer.flops_per_step / trainer.mesh.size / chip.flops
   return dataclasses.replace(step, mfu=of_chip / step.seconds)
+
+
+def memory_of(compiled: Any) -> int:
+  """Returns the bytes that a compiled step takes on each device: arguments, results, the rest."""
+  found = compiled.memory_analysis()
+  results: int = found.output_size_in_bytes - found.alias_size_in_bytes
+  return found.argument_size_in_bytes + results + found.temp_size_in_bytes
 
 
 @contextlib.contextmanager
@@ -224,15 +229,10 @@ def made_whole() -> Iterator[list[str]]:
       os.dup2(before, 2)
       os.close(before)
       log.seek(0)
-      said += re.findall("Involuntary full rematerialization.*", log.read())
-
-
-def _rings(talk: collectives.Talk, mesh: Mesh) -> int:
-  """Returns along how many axes of the torus of chips those lie that talk with each other."""
-  if talk.kind == "collective-permute":
-    return 1
-  where = [mesh.devices.flat[at].coords for at in talk.group]
-  return sum(len(set(along)) > 1 for along in zip(*where, strict=True))
+      text = log.read()
+      if sys.exception() is not None:
+        sys.stderr.write(text)
+      said += re.findall("Involuntary full rematerialization.*", text)
 
 
 def abstract_batch(trainer: Trainer, row: MethodConfig, length: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specialization import budgets
+from specialization import budgets, processes
 from specialization.config import Config, MethodConfig
 from specialization.phases import topology
 from specialization.phases.build import Trainer
@@ -19,7 +19,15 @@ _STEPS, _SECONDS = 3, 3.0  # that are timed at least
 
 
 def device_memory() -> int | None:
-  """Returns the bytes that a device can hold, if known; CPU devices share the host's free ones."""
+  """Returns the bytes that a device of the first process can hold, if known.
+
+  CPU devices share those that are free on its host.
+  """
+  limit: int | None = processes.of_writer(_local_memory)
+  return limit
+
+
+def _local_memory() -> int | None:
   device = jax.local_devices()[0]
   stats = device.memory_stats()
   if stats and "bytes_limit" in stats:
@@ -44,7 +52,7 @@ def memory(name: str, trainer: Trainer, step: Any) -> Finding:
   found, limit, subject = step.memory_analysis(), device_memory(), f"memory of {name}"
   if not found:
     return Finding(subject, "not known: this platform does not say what a step takes")
-  needed = found.argument_size_in_bytes + found.temp_size_in_bytes
+  needed = topology.memory_of(step)
   text = (
     f"a training step takes {size(needed)} on each device: {size(found.argument_size_in_bytes)} of"
     f" state and batch, {size(found.temp_size_in_bytes)} of gradients, activations and the like"
