@@ -113,7 +113,7 @@ def test_sharded_kernels_are_gathered():
 
 
 def test_remat_gives_memory_for_products(examined):
-  large = dict(pretrain__batch_rows=256, sizes__slm__n_layers=3)
+  large = dict(pretrain__batch_rows=1024, sizes__slm__n_layers=4)
   steps = {
     remat: examined("dense", "data", compute__remat=remat, **large)[1]
     for remat in ("none", "dots", "full")
