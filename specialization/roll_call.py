@@ -61,9 +61,7 @@ def _lead(port: int, count: int, end: float) -> str:
         other.settimeout(_GRACE)
         number = int(_line(other))
         if not 0 < number < count:
-          amiss = (
-            f"There is a process {number}, but {count} in all: give all the same --processes."
-          )
+          amiss = f"There is a process {number}, but {count} in all: give all the same --processes."
         elif number in present:
           amiss = f"Two processes are number {number} of {count}: give each its own."
         present[-number if amiss else number] = other
