@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+import jax
 import nbclient
 import nbformat
 import pytest
 
 import specialization
-from conftest import CACHE
 
 ROOT = Path(specialization.__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
@@ -26,7 +26,7 @@ def test_outputs_are_stripped(path):
 
 def test_quickstart_ends_with_a_report(tmp_path, monkeypatch):
   monkeypatch.setenv("WORKDIR", str(tmp_path))
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
   monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
   notebook = read(ROOT / "colabs/quickstart.ipynb")
   client = nbclient.NotebookClient(

@@ -1,5 +1,6 @@
 """launch/local_processes.sh, with a shell in Python's place; tests/system has real processes."""
 
+import functools
 import signal
 import subprocess
 
@@ -101,7 +102,11 @@ def test_signals_go_to_all_and_all_may_save(machine, tmp_path, number):
   script, environment = machine
   command = ["bash", script, "--processes=2", "--", *STUDY, f"--workdir={tmp_path}/w"]
   variables = shell.environment(**environment)
-  with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as started:
+  # A shell cannot trap what was ignored when it began, as SIGINT is in what runs in the background.
+  heed = functools.partial(signal.signal, number, signal.SIG_DFL)
+  with subprocess.Popen(
+    command, env=variables, stdout=subprocess.PIPE, text=True, preexec_fn=heed
+  ) as started:
     shell.until(lambda: len(list((tmp_path / "notes").iterdir())) == 2)
     started.send_signal(number)
     shown = started.communicate(timeout=30)[0]
