@@ -26,6 +26,8 @@ MODELS = [
   ("slm", "v5e:4x8", "data", 128),
   ("slm_pn_32", "v5e:4x8", "experts", 128),
   ("slm_pn_64", "v5e:4x8", "experts", 128),
+  ("slm", "v5e:4x8", "data", 256),
+  ("slm_pn_64", "v5e:4x8", "experts", 256),
   ("slm", "v5p:2x2x4", "data", 128),
   ("slm_pn_32", "v5p:2x2x4", "experts", 128),
   ("slm_pn_64", "v5p:2x2x4", "experts", 128),
