@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 import base
 import paper
+import slm_mix
+import slm_pn
 
 
 def get_config() -> ConfigDict:
@@ -17,23 +19,15 @@ def get_config() -> ConfigDict:
   config.compute.attention = "splash"
   config.clusters.levels = (16, 32, 64, 256)
   config.sizes.dense_7b = base.size(d_model=4096, n_layers=32, n_heads=32, d_mlp=11008)
-  config.methods = ConfigDict(dict(slm=config.methods.slm, llm=config.methods.llm))
+  dense, config.methods = config.methods, ConfigDict()
+  config.methods.slm, config.methods.llm = dense.slm, dense.llm
   config.methods.dense_7b = base.method(config, size="dense_7b")
   for experts in (16, 256):
-    row = base.method(
-      config, family="mixture", strategy="balanced", clusters=experts, groups=experts
-    )
-    config.methods[f"slm_mix_{experts}"] = row
+    slm_mix.add(config, clusters=experts)
+    config.methods[f"slm_mix_{experts}"] = config.methods.slm_mix
   for experts in (32, 64):
-    config.methods[f"slm_pn_{experts}"] = base.method(
-      config,
-      family="projected",
-      strategy="clustered",
-      clusters=experts,
-      groups=32,
-      rank=3 * experts // 4,
-      code=experts,
-      spread=0.3,
-    )
-  config.methods.slm_mix_256.pretrain.batch_rows = 256
+    slm_pn.add(config, clusters=experts, groups=32)
+    config.methods[f"slm_pn_{experts}"] = config.methods.slm_pn
+  del config.methods.slm_mix, config.methods.slm_pn
+  config.methods.slm_mix_256.pretrain.batch_rows = 1024  # four of each expert
   return config

@@ -1,6 +1,5 @@
 """Causal softmax attention, and its fused kernels for TPUs and NVIDIA GPUs."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -90,7 +89,7 @@ def attend(
   shape, t = query.shape, query.shape[-2]
   kernels: dict[str, Callable[..., Array]] = {"splash": splash, "cudnn": cudnn}
   if compute.attention in kernels and t % _LANES == 0:
-    return _on_each_device(kernels[compute.attention])(query, key, value)
+    return _on_each_device(kernels[compute.attention], query, key, value)
   if not sharding.on_many_devices():  # See `product`.
     query, key, value = (y.reshape(-1, *y.shape[-2:]) for y in (query, key, value))
   if compute.attention == "blocked" and t % compute.attention_block == 0:
@@ -98,23 +97,18 @@ def attend(
   return reference(query, key, value).reshape(shape)
 
 
-def _on_each_device(kernel: Callable[..., Array]) -> Callable[..., Array]:
-  """Returns a kernel over [g, b, h, t, k] or [b, h, t, k], whose parts are each one device's."""
+def _on_each_device(kernel: Callable[..., Array], *given: Array) -> Array:
+  """Returns a kernel's result on [g, b, h, t, k] or [b, h, t, k], each device's part by itself."""
 
-  def flat(*given: Array) -> Array:
-    return kernel(*(x.reshape(-1, *x.shape[-3:]) for x in given)).reshape(given[0].shape)
+  def flat(*parts: Array) -> Array:
+    return kernel(*(x.reshape(-1, *x.shape[-3:]) for x in parts)).reshape(parts[0].shape)
 
-  @functools.wraps(kernel)
-  def attend(*given: Array) -> Array:
-    if not sharding.on_many_devices():
-      return flat(*given)
-    axes = (*sharding.BATCH, "heads", "length", None)
-    where: Any = sharding.spec(axes[-given[0].ndim :])
-    # A kernel does not say over which axes its result varies.
-    mapped = jax.shard_map(flat, in_specs=(where,) * 3, out_specs=where, check_vma=False)
-    return mapped(*given)
-
-  return attend
+  if not sharding.on_many_devices():
+    return flat(*given)
+  where: Any = sharding.spec((*sharding.BATCH, "heads", "length", None)[-given[0].ndim :])
+  # A kernel does not say over which axes its result varies.
+  mapped = jax.shard_map(flat, in_specs=(where,) * 3, out_specs=where, check_vma=False)
+  return mapped(*given)
 
 
 def check(

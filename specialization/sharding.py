@@ -71,6 +71,11 @@ def make_mesh(config: MeshConfig, devices: Devices = None) -> AnyMesh:
   return jax.make_mesh(shape, MESH_AXES, types, devices=devices)
 
 
+def sizes(mesh: AnyMesh) -> str:
+  """Returns the mesh in words: expert=1, data=8, ..."""
+  return ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+
+
 def spec(axes: LogicalAxes) -> PartitionSpec:
   """Returns where an array with these logical axes lies on the mesh."""
   return PartitionSpec(*(RULES[axis] or None for axis in axes))

@@ -1,6 +1,7 @@
 """Phase `doctor`: what this machine can do for a config, and what stands in the way."""
 
 import importlib.metadata
+import itertools
 import math
 import os
 import platform
@@ -80,12 +81,14 @@ def _findings(config: Config, workdir: Path | None) -> Iterator[Finding]:
     yield _disk(config, workdir, trainers)
   fitting = {}
   for name, trainer in trainers.items():
+    if config.methods[name].strategy == "none":
+      continue
     step = trial.compile_step(trainer, config.methods[name], config.sequence_length)
     yield (fit := trial.memory(name, trainer, step))
     if not fit.is_problem:
       fitting[name] = step
-  if (first := next(iter(config.methods))) in fitting:
-    yield trial.speed(first, config, trainers[first], fitting[first])
+  for name, step in itertools.islice(fitting.items(), 1):
+    yield trial.speed(name, config, trainers[name], step)
 
 
 def _refusal(make: Callable[[], object]) -> str | None:
@@ -118,7 +121,7 @@ def _mesh(config: Config) -> Finding:
     mesh = sharding.make_mesh(config.mesh)
   except UserError as error:
     return Finding("mesh", str(error), True)
-  return Finding("mesh", ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
+  return Finding("mesh", sharding.sizes(mesh))
 
 
 def _method(config: Config, name: str, trainers: dict[str, Trainer]) -> Finding:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from specialization import artifact, budgets, metrics, processes
+from specialization import artifact, budgets, metrics, processes, sharding
 from specialization.checkpoint import Checkpoints
 from specialization.config import Config, TrainConfig
 from specialization.data import pipeline
@@ -82,8 +82,8 @@ def _begin(
 
 
 def _where(trainer: Trainer) -> str:
-  axes = ", ".join(f"{axis}={size}" for axis, size in trainer.mesh.shape.items())
-  return f"{processes.count()} x {trainer.mesh.size // processes.count()} devices ({axes})"
+  count = processes.count()
+  return f"{count} x {trainer.mesh.size // count} devices ({sharding.sizes(trainer.mesh)})"
 
 
 def fit(

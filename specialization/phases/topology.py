@@ -72,8 +72,8 @@ def findings(config: Config, topology: str, only: str = "*") -> Iterator[Finding
     text = f"what a {kind} can do is not known: choose v4, v5e, v5p or v6e."
     yield Finding("topology", text, True)
     return
-  axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-  yield Finding("topology", f"{topology}, {len(devices)} x {kind}; mesh {axes}")
+  where = f"{topology}, {len(devices)} x {kind}; mesh {sharding.sizes(mesh)}"
+  yield Finding("topology", where)
   for name in methods(config, only):
     if config.methods[name].strategy != "none":
       yield from _method(config, name, config.methods[name], devices)
@@ -93,8 +93,8 @@ def describe(config: Config, count: int) -> str:
   for name, row in config.methods.items():
     mesh, family = pretraining_mesh(config, row, count or None), make_method(config, row)
     sharding.shardings(mesh, family.axes(), family.shapes())
-    axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    texts.append(f"{name} on {axes}:\n{sharding.describe(mesh, family.axes(), family.shapes())}")
+    where = sharding.describe(mesh, family.axes(), family.shapes())
+    texts.append(f"{name} on {sharding.sizes(mesh)}:\n{where}")
   return "\n\n".join(texts)
 
 

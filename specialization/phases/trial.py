@@ -14,6 +14,7 @@ from specialization.phases import topology
 from specialization.phases.build import Trainer
 from specialization.phases.finding import Finding, size
 from specialization.train import state as train_state
+from specialization.train.step import Batch
 
 _STEPS, _SECONDS = 3, 3.0  # that are timed at least
 
@@ -66,20 +67,25 @@ def memory(name: str, trainer: Trainer, step: Any) -> Finding:
   return Finding(subject, text)
 
 
+def draw(trainer: Trainer, row: MethodConfig, length: int, key: jax.Array) -> Batch:
+  """Returns a pretraining batch of random tokens on the devices of the mesh."""
+  vocab_size = trainer.family.transformer.vocab_size
+  like = topology.abstract_batch(trainer, row, length)
+
+  def batch(key: jax.Array) -> Batch:
+    tokens = jax.random.randint(key, like["tokens"].shape, 0, vocab_size, np.int32)
+    cluster = jnp.arange(row.pretrain.groups, dtype=np.int32) % row.experts
+    return {"tokens": tokens, "cluster": cluster, "mask": jnp.ones(like["mask"].shape, bool)}
+
+  drawn: Batch = jax.jit(batch, out_shardings=trainer.where_batch)(key)
+  return drawn
+
+
 def speed(name: str, config: Config, trainer: Trainer, step: Any) -> Finding:
   """Times a method's compiled step on random tokens."""
-  row, length = config.methods[name], config.sequence_length
-  train, vocab_size = row.pretrain, trainer.family.transformer.vocab_size
-  shape = (train.groups, train.batch_rows // train.groups, length)
-
-  def draw(key: jax.Array) -> dict[str, jax.Array]:
-    tokens = jax.random.randint(key, (*shape[:2], length + 1), 0, vocab_size, np.int32)
-    cluster = jnp.arange(train.groups, dtype=np.int32) % row.experts
-    return {"tokens": tokens, "cluster": cluster, "mask": jnp.ones(shape, bool)}
-
   with jax.set_mesh(trainer.mesh):
     key = jax.random.key(0)
-    batch = jax.jit(draw, out_shardings=trainer.where_batch)(key)
+    batch = draw(trainer, config.methods[name], config.sequence_length, key)
     state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key)
     state, measured = step(state, batch)
     jax.block_until_ready(measured)

@@ -32,25 +32,17 @@ class Training:
 
   def __init__(self, method: str, **changes: Any):
     import jax
-    import jax.numpy as jnp
 
     from specialization import main
-    from specialization.phases import build, topology
+    from specialization.phases import build, trial
     from specialization.train import state as train_state
 
     config = main.load_config(str(CONFIGS / "quickstart.py"), changes)
     row = config.methods[method]
     self.trainer = build.pretrainer(config, row)
-    like = topology.abstract_batch(self.trainer, row, config.sequence_length)
-
-    def draw(key: jax.Array) -> Any:
-      tokens = jax.random.randint(key, like["tokens"].shape, 0, config.tokenizer.vocab_size)
-      cluster = jnp.arange(row.pretrain.groups) % row.experts
-      return {"tokens": tokens, "cluster": cluster, "mask": jnp.ones(like["mask"].shape, bool)}
-
     with jax.set_mesh(self.trainer.mesh):
       key = jax.random.key(0)
-      self.batch = jax.jit(draw, out_shardings=self.trainer.where_batch)(key)
+      self.batch = trial.draw(self.trainer, row, config.sequence_length, key)
       t = self.trainer
       self.state = train_state.create(t.family, t.optimizer, t.like, key)
 

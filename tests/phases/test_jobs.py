@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from specialization.errors import UserError
+from specialization import processes
+from specialization.errors import Terminated, UserError
 from specialization.phases import jobs as module
 from specialization.phases.jobs import Job, complaint, locked, work
 
@@ -162,3 +163,11 @@ def test_a_lock_is_waited_for(tmp_path, capsys):
   finally:
     module.filelock.FileLock.acquire = real
     other.join()
+
+
+def test_a_signal_ends_several_processes_before_a_job(tmp_path, monkeypatch):
+  monkeypatch.setattr(processes, "_place", processes._Place(0, 2))
+  monkeypatch.setattr(processes.multihost, "reached_preemption", lambda _: True)
+  with pytest.raises(Terminated, match="Terminated before a"):
+    work([Job("a", appender(tmp_path, "a"))], tmp_path)
+  assert not (tmp_path / "order.txt").exists()

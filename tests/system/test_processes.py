@@ -151,3 +151,19 @@ def test_processes_that_were_started_otherwise_all_say_so(corpus, tmp_path):
     said = several.said_by(index, tmp_path).splitlines()[-1]
     assert said.startswith("error: Process 1 was started with another verb, config or folder")
   assert not (tmp_path / "study").exists()
+
+
+def test_a_signal_before_training_ends_all_soon(corpus, tmp_path):
+  """When they next ask for it one of them tells the others; a step later all know."""
+  workdir = tmp_path / "study"
+  with several.started(2, 1, arguments(corpus, workdir), tmp_path) as running:
+    for _ in range(2400):
+      if workdir.exists():
+        break
+      time.sleep(0.02)
+    running[1].send_signal(signal.SIGTERM)
+    statuses = [process.wait(timeout=100) for process in running]
+  assert statuses == [128 + signal.SIGTERM] * 2
+  assert "erminated" in several.said_by(0, tmp_path)
+  steps = [line["step"] for line in metrics.read(workdir / "pretrain/dense--b100--s0")]
+  assert max(steps, default=0) <= 5
