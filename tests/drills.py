@@ -93,8 +93,9 @@ def damaged(how: str) -> Fault:
 
   def fault(scene: Scene) -> None:
     scene.until(lambda: len(scene.complete()) == 2 and scene.step() > 2 * EVERY)
-    scene.running[0].kill()
-    scene.running[0].wait()
+    for process in scene.running:
+      process.kill()
+      process.wait()
     newest = scene.study / RUN / "checkpoints" / str(scene.complete()[-1])
     for path in (p for p in newest.rglob("*") if p.is_file() and p.stat().st_size > 10_000):
       data = bytearray(path.read_bytes())
@@ -148,10 +149,26 @@ def killed_and_asked_for_another(scene: Scene) -> None:
 # The system's own clock is everybody's.
 SITE = Path(tempfile.gettempdir()) / "clock-that-jumps"
 JUMP = """
-import time
-clock, began = time.time, time.monotonic()
-time.time = lambda: clock() - 86_400 * (time.monotonic() - began > 6)
+import pathlib, time
+clock, folder = time.time, pathlib.Path(__file__).parent
+def jumping():
+  if not (folder / "jump").exists():
+    return clock()
+  (folder / "seen").touch()
+  return clock() - 86_400
+time.time = jumping
 """
+
+
+def jumped(scene: Scene) -> None:
+  """Kills some steps after the clock went back a day."""
+  step = scene.rng.randrange(EVERY, STEPS // 2)
+  scene.until(lambda: scene.step() >= step)
+  (SITE / "jump").touch()
+  scene.until(lambda: scene.step() >= step + 2 * EVERY)
+  scene.running[0].kill()
+  (SITE / "jump").unlink()
+  (SITE / "seen").unlink()
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 DRILLS = [
@@ -167,13 +184,14 @@ DRILLS = [
   Drill("SIGTERM to one of four processes", FOUR, killed(3, TERM), is_lossless=True),
   *[Drill("SIGKILL; files of the newest checkpoint cut short", ONE, damaged("cut"))] * 2,
   *[Drill("SIGKILL; bytes of the newest checkpoint flipped", ONE, damaged("flipped"))] * 2,
+  Drill("SIGKILL of both; bytes of the newest checkpoint flipped", TWO, damaged("flipped")),
   *[Drill("disk full", ONE, limited)] * 2,
   Drill("SIGKILL; another configuration started there", ONE, killed_and_asked_for_another),
   *[
     Drill(
       "clock jumps back a day; SIGKILL",
       ONE,
-      killed(),
+      jumped,
       ("env", f"PYTHONPATH={SITE}:{tiny_study.ROOT}"),
     )
   ]
