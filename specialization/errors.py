@@ -39,4 +39,5 @@ class Damaged(UserError):
 
 def first_line(error: BaseException) -> str:
   """Returns the beginning of what an error says, to stand within a sentence."""
-  return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+  said = (str(error) or type(error).__name__).partition(" [tensorstore_spec=")[0]
+  return said.splitlines()[0].rstrip(".")
