@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -194,6 +195,28 @@ class Checkpoints:
       written = restored["metadata"][_SUMS]
       self._compare(step, written, {"params": _sum_bits(restored["params"])})
     return restored["params"]
+
+  def leaf(self, step: int, path: Sequence[str]) -> np.ndarray:
+    """Returns one parameter in this host's memory, and reads no other one.
+
+    Raises:
+      Damaged: it is not what was written.
+    """
+    wanted: Any = jax.ShapeDtypeStruct((), jnp.float32)
+    args: Any = ocp.RestoreArgs(restore_type=np.ndarray)
+    for key in reversed(path):
+      wanted, args = {key: wanted}, {key: args}
+    with self._read(step), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      found: Any = reader.restore(
+        self._folder / str(step) / "params",
+        args=ocp.args.PyTreeRestore(wanted, restore_args=args, partial_restore=True),
+      )
+    name, metadata = "/".join(path), self.metadata(step)
+    (array,) = jax.tree.leaves(found)
+    if _SUMS in metadata:
+      written = metadata[_SUMS]
+      self._compare(step, written, {"params": _sum_bits({name: array})})
+    return np.asarray(array)
 
   def wait(self) -> None:
     """Returns when all is on disk.

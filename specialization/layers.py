@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from specialization import attention
+from specialization.cache import Cache
 from specialization.config import ComputeConfig, ModelConfig
 from specialization.sharding import BATCH, LogicalAxes, constrain, on_many_devices
 
@@ -84,11 +85,20 @@ class RMSNorm(nn.Module):
     return (wide * inverse * scale).astype(x.dtype)
 
 
-def rotate(x: Float[Array, "*n t k"], theta: float) -> Float[Array, "*n t k"]:
-  """Rotary position embedding (arXiv 2104.09864), halves convention, as in Llama on HF."""
+def rotate(
+  x: Float[Array, "*n t k"], theta: float, positions: Int[Array, "b t"] | None = None
+) -> Float[Array, "*n t k"]:
+  """Rotary position embedding (arXiv 2104.09864), halves convention, as in Llama on HF.
+
+  Args:
+    x: heads of queries or keys.
+    theta: base of the frequencies.
+    positions: of each row's tokens, for x of [b, h, t, k]; None: from 0 on in all.
+  """
   half = x.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = jnp.arange(x.shape[-2], dtype=jnp.float32)[:, None] * frequency
+  at = jnp.arange(x.shape[-2]) if positions is None else positions[:, None]
+  angle = at.astype(jnp.float32)[..., None] * frequency
   cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
   first, second = x[..., :half], x[..., half:]
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -101,23 +111,32 @@ class Attention(nn.Module):
   compute: ComputeConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
+  def __call__(
+    self, x: Float[Array, "*b t d"], cache: Cache | None, layer: Int[Array, ""] | None
+  ) -> tuple[Float[Array, "*b t d"], Cache | None]:
+    """With a cache, of which this is a layer, rows go on from what is in it."""
     c, dtype = self.config, x.dtype
+    positions = cache.positions(x.shape[-2]) if cache else None
 
     def heads(name: str, count: int) -> Float[Array, "*b n t k"]:
       y = Linear(count * c.head_dim, ("embed", "heads"), dtype, name=name)(x)
       y = constrain(y, *BATCH, "length", "heads")
       return y.reshape(*y.shape[:-1], count, c.head_dim).swapaxes(-3, -2)
 
-    query = rotate(heads("query", c.n_heads), c.rope_theta)
-    key = rotate(heads("key", c.n_kv_heads), c.rope_theta)
+    query = rotate(heads("query", c.n_heads), c.rope_theta, positions)
+    key = rotate(heads("key", c.n_kv_heads), c.rope_theta, positions)
     value = heads("value", c.n_kv_heads)
-    if c.n_kv_heads != c.n_heads:
-      key, value = (jnp.repeat(y, c.n_heads // c.n_kv_heads, axis=-3) for y in (key, value))
-    mixed = attention.attend(query, key, value, self.compute)
+    if cache:
+      assert layer is not None
+      cache = cache.written(layer, key, value)
+      mixed = cache.attend(layer, query)
+    else:
+      if c.n_kv_heads != c.n_heads:
+        key, value = (jnp.repeat(y, c.n_heads // c.n_kv_heads, axis=-3) for y in (key, value))
+      mixed = attention.attend(query, key, value, self.compute)
     mixed = mixed.swapaxes(-3, -2).reshape(x.shape)
     mixed = constrain(mixed, *BATCH, "length", "heads")
-    return Linear(x.shape[-1], ("heads", "embed"), dtype, name="output")(mixed)
+    return Linear(x.shape[-1], ("heads", "embed"), dtype, name="output")(mixed), cache
 
 
 class MLP(nn.Module):

@@ -20,17 +20,29 @@ from specialization.errors import MENDABLE, Terminated, UserError
 from specialization.strict import known_key, one_of, parse
 
 PHASES = ("run", "prepare", "pretrain", "specialize", "evaluate", "report")
-VERBS = (*PHASES, "cells", "describe", "doctor")
+VERBS = (*PHASES, "export", "generate", "cells", "describe", "doctor")
 
 USAGE = f"""Small specialized language models under four budgets.
 
   python -m specialization VERB --config=configs/NAME.py[:variant] --workdir=DIR [--config.X=VALUE]
 
 VERB is one of {", ".join(VERBS)}.
-`run` does all of it and goes on where it stopped; most others do one phase of it. `cells` lists the
-cells of the study with their states, `describe` where each parameter lies on the mesh. Several
+`run` does all of it and goes on where it stopped; most others do one phase of it. `export` writes
+models for others to load, `generate` text by one of them. `cells` lists the cells of the study with
+their states, `describe` where each parameter lies on the mesh. Several
 processes may run the same study in one folder."""
 
+_ASKED = (
+  "prompt",
+  "prompts",
+  "tokens",
+  "batch",
+  "temperature",
+  "top_k",
+  "top_p",
+  "stop",
+  "seed",
+)
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
@@ -52,6 +64,14 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_string(
     "mesh", "", "Preset of config.mesh, a name in meshes/ beside configs.", flag_values=values
   )
+  flags.DEFINE_string(
+    "format", "hf", "Of `export`: hf, gguf, mlx or stablehlo.", flag_values=values
+  )
+  flags.DEFINE_string(
+    "dtype", "", "Of its numbers, such as float16 or q8_0; the format's widest.", flag_values=values
+  )
+  flags.DEFINE_string("to", "", "Folder of what is exported; WORKDIR/export.", flag_values=values)
+  _define_generation(values)
   flags.DEFINE_integer(
     "devices", 0, "That `describe` is to suppose; 0: those that are here.", flag_values=values
   )
@@ -75,6 +95,32 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
   )
   flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=values)
   flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+
+
+def _define_generation(values: flags.FlagValues) -> None:
+  """Defines what `generate` alone has."""
+  texts = {
+    "model": "Folder that `export --format=hf` or transformers wrote; else a cell, as --only says.",
+    "prompt": "To go on from.",
+    "prompts": "File with one prompt a line; each is answered by a JSON line.",
+  }
+  for name, text in texts.items():
+    flags.DEFINE_string(name, "", text, flag_values=values)
+  flags.DEFINE_multi_string("stop", [], "Text before which to end.", flag_values=values)
+  counts = {
+    "tokens": (100, "That are generated at most."),
+    "batch": (16, "Prompts of a file that are answered together."),
+    "top_k": (0, "Draw one of so many likeliest tokens; 0: of all."),
+    "seed": (0, "Of what is drawn."),
+  }
+  for name, (number, text) in counts.items():
+    flags.DEFINE_integer(name, number, text, flag_values=values)
+  flags.DEFINE_float(
+    "temperature", 0.0, "Of what is drawn; 0: the likeliest token.", flag_values=values
+  )
+  flags.DEFINE_float(
+    "top_p", 1.0, "Draw of those that make up so much of the probability.", flag_values=values
+  )
 
 
 def _load(spec: str, fields: Iterable[str]) -> ConfigDict:
@@ -166,6 +212,10 @@ def main(arguments: list[str]) -> None:
     UserError: what a person can mend.
   """
   verb, values = _parse(arguments)
+  asked = {name: values[name].value for name in _ASKED} if verb == "generate" else {}
+  if values.model:
+    importlib.import_module("specialization.phases.generate").answer_from(values.model, **asked)
+    return
   if values.config is None:
     raise UserError("Which config? Give one, for example --config=configs/quickstart.py.")
   config = parse(Config, values.config.to_dict())
@@ -187,8 +237,12 @@ def main(arguments: list[str]) -> None:
   if not values.workdir:
     raise UserError("Where to? Give a folder for everything that is made: --workdir=DIR.")
   command = "python -m specialization " + " ".join(arguments)
+  options = asked
+  if verb == "export":
+    options = {"kind": values.format, "dtype": values.dtype, "to": values.to}
+  workdir = Path(values.workdir).expanduser()
   try:
-    phases.run_verb(verb, config, Path(values.workdir).expanduser(), values.only, command)
+    phases.run_verb(verb, config, workdir, values.only, command, **options)
   except OSError as error:
     if error.errno not in MENDABLE:
       raise

@@ -36,6 +36,11 @@ class Tokenizer:
       raise UserError(f"{folder / _FILE} has no token {END_OF_DOCUMENT}: make it anew.")
     self._end = end
 
+  @property
+  def file(self) -> Path:
+    """The tokenizer.json."""
+    return self._folder / _FILE
+
   def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Path]]:
     return Tokenizer, (self._folder,)
 

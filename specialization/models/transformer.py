@@ -1,6 +1,6 @@
 """The one transformer that every method ends in: a strict subset of HF's LlamaForCausalLM."""
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from specialization import attention
+from specialization.cache import Cache
 from specialization.config import ComputeConfig, ModelConfig
 from specialization.layers import MLP, PRODUCT, Attention, Embedding, Linear, RMSNorm
 from specialization.sharding import BATCH, constrain
@@ -22,15 +23,18 @@ class Block(nn.Module):
   compute: ComputeConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*b t d"], _: None) -> tuple[Float[Array, "*b t d"], None]:
-    c = self.config
+  def __call__(
+    self, carried: tuple[Float[Array, "*b t d"], Cache | None], layer: Int[Array, ""] | None
+  ) -> tuple[tuple[Float[Array, "*b t d"], Cache | None], None]:
+    c, (x, cache) = self.config, carried
     x = constrain(x, *BATCH, "length", "features")
     y = RMSNorm(c.norm_epsilon, name="attention_norm")(x)
-    x = x + Attention(c, self.compute, name="attention")(y)
+    y, cache = Attention(c, self.compute, name="attention")(y, cache, layer)
+    x = x + y
     x = constrain(x, *BATCH, "length", "features")
     y = RMSNorm(c.norm_epsilon, name="mlp_norm")(x)
     x = x + MLP(c, name="mlp")(y)
-    return x, None
+    return (x, cache), None
 
 
 _REMAT = {
@@ -41,14 +45,19 @@ _REMAT = {
 
 
 class Transformer(nn.Module):
-  """tokens -> logits, in float32; layers are stacked on a first axis and scanned."""
+  """tokens -> logits, in float32; layers are stacked on a first axis and scanned.
+
+  With a cache rows go on from what is in it, and there are logits of the last token alone.
+  """
 
   config: ModelConfig
   vocab_size: int
   compute: ComputeConfig
 
   @nn.compact
-  def __call__(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b t v"]:
+  def __call__(
+    self, tokens: Int[Array, "*b t"], cache: Cache | None = None
+  ) -> tuple[Float[Array, "*b _ v"], Cache | None]:
     c, dtype = self.config, jnp.dtype(self.compute.dtype)
     embedding = Embedding(self.vocab_size, c.d_model, dtype, name="embedding")
     x = embedding(tokens)
@@ -63,13 +72,16 @@ class Transformer(nn.Module):
       unroll=min(self.compute.scan_unroll, c.n_layers),
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    x, _ = layers(c, self.compute, name="layers")(x, None)
+    indices = jnp.arange(c.n_layers) if cache else None
+    (x, cache), _ = layers(c, self.compute, name="layers")((x, cache), indices)
+    if cache:
+      x, cache = x[..., -1:, :], cache.after(x.shape[-2])
     x = RMSNorm(c.norm_epsilon, name="final_norm")(constrain(x, *BATCH, "length", "features"))
     if c.tie_embeddings:
       logits = embedding.attend(x)
     else:
       logits = Linear(self.vocab_size, ("embed", "vocab"), dtype, name="head")(x)
-    return constrain(logits, *BATCH, "length", "vocab").astype(jnp.float32)
+    return constrain(logits, *BATCH, "length", "vocab").astype(jnp.float32), cache
 
   def abstract(self) -> tuple[Params, dict]:
     """Returns the parameters' shapes and their logical axes, as two trees of plain dicts."""
@@ -92,5 +104,18 @@ class Transformer(nn.Module):
         own (and after the layers'), where only some may be stacked and the others are shared.
       tokens: [b, t], or [g, b, t] in groups.
     """
-    logits: Any = self.apply({"params": params}, tokens)
+    logits, _ = cast(Any, self.apply({"params": params}, tokens))
     return logits
+
+  def extend(
+    self, params: Params, tokens: Int[Array, "b t"], cache: Cache
+  ) -> tuple[Float[Array, "b v"], Cache]:
+    """Returns the logits of what comes after these tokens, and the cache with them.
+
+    Args:
+      params: of one transformer.
+      tokens: the next ones of each row.
+      cache: of what came before, with room for them.
+    """
+    logits, cache = cast(Any, self.apply({"params": params}, tokens, cache))
+    return logits[:, -1], cache

@@ -4,12 +4,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from specialization import budgets, processes, report
 from specialization.config import Config
 from specialization.errors import UserError
+from specialization.phases import generate
 from specialization.phases.build import (
   flops_per_step,
   forward_flops,
@@ -18,6 +20,7 @@ from specialization.phases.build import (
   pretraining_steps,
 )
 from specialization.phases.evaluate import Evaluation
+from specialization.phases.export import Export, of_cell
 from specialization.phases.jobs import Job, complaint, locked, work
 from specialization.phases.prepare import Prepared
 from specialization.phases.pretrain import Pretrained
@@ -39,8 +42,10 @@ PHASES = ("prepare", "pretrain", "specialize", "evaluate", "report")
 JOBS = PHASES[1:4]
 
 
-def run_verb(verb: str, config: Config, workdir: Path, only: str, command: str) -> None:
-  """Runs one phase of a study, or all of them."""
+def run_verb(
+  verb: str, config: Config, workdir: Path, only: str, command: str, **options: Any
+) -> None:
+  """Runs one phase of a study, or all of them, with options of its own."""
   _use_compilation_cache(config)
   processes.agree([verb, to_dict(config), str(workdir), only])
   started = time.monotonic()
@@ -48,8 +53,8 @@ def run_verb(verb: str, config: Config, workdir: Path, only: str, command: str) 
   if verb == "run":
     study.run()
   else:
-    getattr(study, verb)()
-  if verb != "cells":  # Its lines are read by programs.
+    getattr(study, verb)(**options)
+  if verb not in ("cells", "generate"):  # Their lines are read by programs.
     seconds = time.monotonic() - started
     print(f"{verb}: all is done in {workdir} ({seconds:.0f} s).", flush=True)
 
@@ -149,6 +154,23 @@ class Study:
     """Lists each cell with what is known of it: a line for each, for a shell or a scheduler."""
     for cell in self._cells:
       print(f"{cell.name}\t{self._status(cell)}")
+
+  def export(self, kind: str, dtype: str, to: str) -> None:
+    """Each cell's model in a format."""
+    folder, tokenizer = Path(to) if to else self._workdir / "export", self._data().tokenizer
+    for cell in self._cells:
+      source = of_cell(self._config, self._workdir, self._cell(cell), self._command)
+      export = Export(self._config, folder, source, kind, dtype)
+      export.result(tokenizer.file, tokenizer.end_of_document)
+
+  def generate(self, **asked: Any) -> None:
+    """Text by the model of the one cell that is chosen."""
+    if len(self._cells) > 1:
+      raise UserError(
+        f"{len(self._cells)} cells are chosen, the first two {self._cells[0].name} and"
+        f" {self._cells[1].name}: choose one with --only."
+      )
+    generate.answer(generate.of_cell(self._cell(self._cells[0])), **asked)
 
   def _status(self, cell: Cell) -> str:
     names = {kind: f"{kind}/{cell.name}" for kind in JOBS[1:]}

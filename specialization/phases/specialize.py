@@ -273,11 +273,21 @@ class Specialization:
 
   def params(self) -> Params:
     """Returns the fine-tuned parameters with the lowest validation loss."""
-    done = self.record()
-    like = self.pretrained.materialize(np.asarray(done["mixture"]))
-    folder = self.folder if done["folder"] == self.folder.name else self.folder / done["folder"]
-    shapes = jax.tree.map(
-      lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), like
+    transformer, where = self.pretrained.family.transformer, self.pretrained.evaluator.where_params
+    like = jax.tree.map(
+      lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w),
+      transformer.abstract()[0],
+      where,
     )
-    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
-      return checkpoints.restore_params(checkpoints.best() or 0, shapes)
+    with contextlib.closing(self.checkpoints()) as checkpoints:
+      return checkpoints.restore_params(checkpoints.best() or 0, like)
+
+  def checkpoints(self) -> Checkpoints:
+    """Returns those of the fine-tuning, of which the best one is the cell's model.
+
+    Raises:
+      UserError: it was not specialized yet.
+    """
+    done = self.record()
+    folder = self.folder if done["folder"] == self.folder.name else self.folder / done["folder"]
+    return Checkpoints(folder / "checkpoints", read_only=True)

@@ -1,0 +1,166 @@
+"""Hugging Face: safetensors, config.json and tokenizer, as transformers and vLLM read them."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tokenizers import processors
+
+from specialization.config import ModelConfig
+from specialization.errors import UserError
+from specialization.export import llama
+from specialization.export.package import Format, Logits, Package, narrowed
+
+Read = Callable[[str], np.ndarray]
+_ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHARD = 2 * 10**9  # bytes of a file of tensors, and so of what is in memory
+
+
+def write(package: Package, folder: Path, dtype: str) -> None:
+  """Writes a folder for `from_pretrained`."""
+  found = ((name, narrowed(array, dtype)) for name, array in package.tensors())
+  write_tensors(found, folder, {"format": "pt"})
+  write_beside(package, folder, dtype)
+
+
+def write_tensors(
+  tensors: Iterable[tuple[str, np.ndarray]], folder: Path, metadata: dict[str, str]
+) -> None:
+  """Writes model.safetensors, or several files of at most `_SHARD` bytes and their index."""
+  shards: list[list[str]] = []
+  waiting: dict[str, np.ndarray] = {}
+  total = 0
+
+  def flush() -> None:
+    path = folder / f"{len(shards)}.tmp"
+    save_file(waiting, path, metadata)
+    path.chmod(0o644)  # The library leaves it to its owner alone.
+    shards.append(list(waiting))
+    waiting.clear()
+
+  for name, array in tensors:
+    if waiting and sum(a.nbytes for a in waiting.values()) + array.nbytes > _SHARD:
+      flush()
+    waiting[name] = array
+    total += array.nbytes
+  flush()
+  if len(shards) == 1:
+    (folder / "0.tmp").rename(folder / _ONE)
+    return
+  where: dict[str, str] = {}
+  for i, names in enumerate(shards):
+    file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+    (folder / f"{i}.tmp").rename(folder / file)
+    where |= dict.fromkeys(names, file)
+  index = {"metadata": {"total_size": total}, "weight_map": where}
+  (folder / _INDEX).write_text(json.dumps(index, indent=1))
+
+
+def write_beside(package: Package, folder: Path, dtype: str) -> None:
+  """Writes all that belongs to a model beside its tensors."""
+  end = package.end
+  config = llama.to_json(package.config, package.vocab_size, package.length, end, dtype)
+  generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+  tokenizer = tokenizers.Tokenizer.from_file(str(package.tokenizer))
+  token = tokenizer.id_to_token(end)
+  # The model has seen no document that does not begin after the end of another one.
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, end)]
+  )
+  tokenizer.save(str(folder / "tokenizer.json"))
+  about = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": token,
+    "eos_token": token,
+    "pad_token": token,
+    "model_max_length": package.length,
+    "clean_up_tokenization_spaces": False,
+    "split_special_tokens": True,  # a text that spells the token does not end there
+  }
+  for name, fields in (
+    ("config", config),
+    ("generation_config", generation),
+    ("tokenizer_config", about),
+  ):
+    (folder / f"{name}.json").write_text(json.dumps(fields, indent=2) + "\n")
+  (folder / "README.md").write_text(package.card)
+
+
+def weights(
+  folder: Path, config: ModelConfig, through: Callable[[str, Read], np.ndarray] | None = None
+) -> dict:
+  """Returns the parameters that are in a folder's files, float32.
+
+  Args:
+    folder: of model.safetensors, or of several files and their index.
+    config: of the transformer.
+    through: makes a tensor by its name from those that can be read; None: takes it.
+
+  Raises:
+    UserError: a file or tensor is missing or damaged.
+  """
+  with opened(folder) as (_, read):
+
+    def wide(name: str) -> np.ndarray:
+      return (through(name, read) if through else read(name)).astype(np.float32)
+
+    return llama.parameters(config, wide)
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[tuple[list[str], Read]]:
+  """Yields the names of a folder's tensors, and what reads one of them.
+
+  Raises:
+    UserError: a file or tensor is missing or damaged.
+  """
+  with contextlib.ExitStack() as stack:
+    names = [_ONE]
+    if (folder / _INDEX).exists():
+      names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+    files = [stack.enter_context(_open(folder / name)) for name in names]
+    where = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+
+    def read(name: str) -> np.ndarray:
+      if name not in where:
+        raise UserError(f"{folder} has no tensor {name}: it does not hold a whole Llama.")
+      found: np.ndarray = where[name].get_tensor(name)
+      return found
+
+    yield list(where), read
+
+
+def _open(path: Path) -> Any:
+  try:
+    return safe_open(path, "np")
+  except FileNotFoundError:
+    raise UserError(
+      f"{path.parent} lacks {path.name}: name a folder that `export` or transformers wrote, with"
+      " all of its files."
+    ) from None
+  except SafetensorError as error:
+    raise UserError(f"{path} is damaged ({error}): copy or export it anew.") from error
+
+
+def read(folder: Path, package: Package) -> Logits:
+  """Returns logits by transformers."""
+  import torch
+  import transformers
+
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+
+  def logits(tokens: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+      found: np.ndarray = model(torch.tensor(tokens, dtype=torch.long)).logits.float().numpy()
+    return found
+
+  return logits
+
+
+FORMAT = Format(("float32", "bfloat16", "float16"), write, weights, read, "torch and transformers")

@@ -1,0 +1,187 @@
+"""The names and layouts that Hugging Face's LlamaForCausalLM has for the parameters, both ways."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from specialization.config import ModelConfig
+from specialization.errors import UserError
+
+Path = tuple[str, ...]
+_WHOLE: dict[Path, str] = {
+  ("embedding", "table"): "model.embed_tokens.weight",
+  ("final_norm", "scale"): "model.norm.weight",
+  ("head", "kernel"): "lm_head.weight",
+}
+_LAYERS: dict[Path, str] = {
+  ("layers", "attention_norm", "scale"): "input_layernorm.weight",
+  ("layers", "attention", "query", "kernel"): "self_attn.q_proj.weight",
+  ("layers", "attention", "key", "kernel"): "self_attn.k_proj.weight",
+  ("layers", "attention", "value", "kernel"): "self_attn.v_proj.weight",
+  ("layers", "attention", "output", "kernel"): "self_attn.o_proj.weight",
+  ("layers", "mlp_norm", "scale"): "post_attention_layernorm.weight",
+  ("layers", "mlp", "gate", "kernel"): "mlp.gate_proj.weight",
+  ("layers", "mlp", "up", "kernel"): "mlp.up_proj.weight",
+  ("layers", "mlp", "down", "kernel"): "mlp.down_proj.weight",
+}
+
+
+def _whole(config: ModelConfig) -> dict[Path, str]:
+  return {p: name for p, name in _WHOLE.items() if p[0] != "head" or not config.tie_embeddings}
+
+
+def tensors(
+  config: ModelConfig, leaf: Callable[[Path], np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields names and tensors; kernels are [out, in] there.
+
+  Args:
+    config: of the transformer.
+    leaf: gives a parameter, with those of all layers stacked. Asked for one after the other, so
+      that no more than one need be in memory.
+  """
+  for path, name in _whole(config).items():
+    yield name, np.ascontiguousarray(_turned(path, leaf(path)))
+  for path, name in _LAYERS.items():
+    stacked = leaf(path)
+    for i in range(config.n_layers):
+      yield f"model.layers.{i}.{name}", np.ascontiguousarray(_turned(path, stacked[i]))
+
+
+def _turned(path: Path, array: Any) -> Any:
+  return array.T if path[-1] == "kernel" else array
+
+
+def parameters(
+  config: ModelConfig, read: Callable[[str], Any], stack: Callable[[list], Any] = np.stack
+) -> dict:
+  """Returns the transformer's parameters from tensors by their names.
+
+  Args:
+    config: of the transformer.
+    read: gives a tensor.
+    stack: those of all layers.
+  """
+  made: dict = {}
+  for path, name in _whole(config).items():
+    _put(made, path, _turned(path, read(name)))
+  for path, name in _LAYERS.items():
+    names = [f"model.layers.{i}.{name}" for i in range(config.n_layers)]
+    _put(made, path, stack([_turned(path, read(each)) for each in names]))
+  return made
+
+
+def _put(tree: dict, path: Path, value: np.ndarray) -> None:
+  for key in path[:-1]:
+    tree = tree.setdefault(key, {})
+  tree[path[-1]] = value
+
+
+def shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of each tensor."""
+  d, f, k = config.d_model, config.d_mlp, config.head_dim
+  layer = {
+    "input_layernorm": (d,),
+    "self_attn.q_proj": (config.n_heads * k, d),
+    "self_attn.k_proj": (config.n_kv_heads * k, d),
+    "self_attn.v_proj": (config.n_kv_heads * k, d),
+    "self_attn.o_proj": (d, config.n_heads * k),
+    "post_attention_layernorm": (d,),
+    "mlp.gate_proj": (f, d),
+    "mlp.up_proj": (f, d),
+    "mlp.down_proj": (d, f),
+  }
+  found: dict[str, tuple[int, ...]] = dict.fromkeys(_whole(config).values(), (vocab_size, d))
+  found["model.norm.weight"] = (d,)
+  for i in range(config.n_layers):
+    found |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+  return found
+
+
+def to_json(config: ModelConfig, vocab_size: int, length: int, end: int, dtype: str) -> dict:
+  """Returns the fields of a config.json.
+
+  Args:
+    config: of the transformer.
+    vocab_size: entries.
+    length: positions that it was trained on.
+    end: id of the end of a document, with which each text also begins.
+    dtype: of the tensors.
+  """
+  return {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": vocab_size,
+    "hidden_size": config.d_model,
+    "intermediate_size": config.d_mlp,
+    "num_hidden_layers": config.n_layers,
+    "num_attention_heads": config.n_heads,
+    "num_key_value_heads": config.n_kv_heads,
+    "head_dim": config.head_dim,
+    "hidden_act": "silu",
+    "max_position_embeddings": length,
+    "rms_norm_eps": config.norm_epsilon,
+    "rope_theta": config.rope_theta,
+    "rope_scaling": None,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "attention_dropout": 0.0,
+    "tie_word_embeddings": config.tie_embeddings,
+    "bos_token_id": end,
+    "eos_token_id": end,
+    "pad_token_id": end,
+    "dtype": dtype,
+    "torch_dtype": dtype,
+  }
+
+
+_KNOWN: dict[str, tuple[Any, ...]] = {  # None: not written, since it is the default
+  "model_type": ("llama",),
+  "hidden_act": (None, "silu"),
+  "attention_bias": (None, False),
+  "mlp_bias": (None, False),
+}
+
+
+def from_json(found: Mapping[str, Any], where: str) -> tuple[ModelConfig, int, int]:
+  """Returns transformer, vocabulary and length of a config.json.
+
+  Raises:
+    UserError: it lacks a field, or describes what is no plain Llama.
+  """
+  for name, known in _KNOWN.items():
+    if found.get(name) not in known:
+      raise UserError(
+        f"{where} is not a plain Llama (its config.json has {name}={found.get(name)!r} instead of"
+        f" {known[-1]!r}): choose a model of transformers' LlamaForCausalLM."
+      )
+  rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+  kind = rope.get("rope_type", rope.get("type", "default"))
+  if kind != "default":
+    raise UserError(
+      f"{where} scales its rotary positions ({kind}), which this transformer does not: choose a"
+      " Llama without rope_scaling."
+    )
+  names = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+  )
+  if missing := [name for name in names if name not in found]:
+    raise UserError(f"{where}/config.json has no field {missing[0]}: is it a Llama's?")
+  d, f, layers, heads, vocab_size, length, epsilon = (found[name] for name in names)
+  if (size := found.get("head_dim")) not in (None, d // heads):
+    raise UserError(
+      f"{where} has heads of {size} features, not {d} / {heads}: choose a Llama whose heads make up"
+      " its width."
+    )
+  theta = rope.get("rope_theta", found.get("rope_theta", 10_000.0))
+  kv_heads = found.get("num_key_value_heads") or heads
+  tied = bool(found.get("tie_word_embeddings"))
+  config = ModelConfig(d, layers, heads, kv_heads, f, float(theta), float(epsilon), tied)
+  return config, int(vocab_size), int(length)

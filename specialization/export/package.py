@@ -1,0 +1,71 @@
+"""What is exported, in whatever format: one transformer, its tokenizer, and what is known of it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specialization.config import ModelConfig
+from specialization.export import llama
+
+Logits = Callable[[np.ndarray], np.ndarray]  # i32[b, t] -> f32[b, t, v]
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+  """A small model that is to leave.
+
+  Attributes:
+    name: of the model.
+    config: of the transformer.
+    length: positions that it was trained on.
+    tokenizer: its tokenizer.json.
+    vocab_size: entries of that.
+    end: the id of the end of a document, with which each text also begins.
+    leaf: gives a parameter by its path, float32.
+    apply: (parameters, tokens) -> logits, as JAX traces it.
+    card: what a person should know, in Markdown.
+  """
+
+  name: str
+  config: ModelConfig
+  length: int
+  tokenizer: Path
+  vocab_size: int
+  end: int
+  leaf: Callable[[tuple[str, ...]], np.ndarray]
+  apply: Callable[[dict, Any], Any]
+  card: str
+
+  def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields names and tensors as Hugging Face's Llama has them, from one parameter at a time."""
+    return llama.tensors(self.config, self.leaf)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """A kind of files that others read.
+
+  Attributes:
+    dtypes: that its numbers may have, the default first.
+    write: puts the files of a package into a folder.
+    weights: gives back the parameters that are in the files.
+    read: gives logits by the target's own reader; ImportError: that is not installed.
+    reader: what has to be installed for that.
+  """
+
+  dtypes: tuple[str, ...]
+  write: Callable[[Package, Path, str], None]
+  weights: Callable[[Path, ModelConfig], dict]
+  read: Callable[[Path, Package], Logits]
+  reader: str
+
+
+def narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
+  """Returns the array in a type that numpy or ml_dtypes has."""
+  import ml_dtypes
+
+  types: dict[str, Any] = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+  return array.astype(types[dtype]) if dtype in types else array

@@ -1,0 +1,159 @@
+"""Text from a transformer, token by token from a cache, for many prompts at once."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from specialization.cache import Cache
+from specialization.errors import UserError
+from specialization.models import Params, Transformer
+
+_CHUNK = 16  # tokens between looks at what has come, and what prompts are padded to
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How a token is drawn.
+
+  Attributes:
+    temperature: of the softmax; 0: the likeliest token is taken.
+    top_k: of so many likeliest tokens; 0: of all.
+    top_p: of the fewest likeliest of these that have so much of the probability.
+    seed: of the draws; those of a row do not depend on the rows beside it.
+  """
+
+  temperature: float = 0.0
+  top_k: int = 0
+  top_p: float = 1.0
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+      raise UserError(
+        f"temperature={self.temperature:g}, top_k={self.top_k} and top_p={self.top_p:g} must be at"
+        " least 0, at least 0, and above 0 but at most 1."
+      )
+
+
+def draw(logits: Float[Array, "b v"], keys: Key[Array, "b"], sampling: Sampling) -> Int[Array, "b"]:
+  """Returns a token for each row."""
+  if sampling.temperature == 0:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  logits = logits / sampling.temperature
+  if 0 < sampling.top_k < logits.shape[-1]:
+    least = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
+    logits = jnp.where(logits < least, -jnp.inf, logits)
+  if sampling.top_p < 1:
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    share = jax.nn.softmax(ordered)
+    kept = jnp.cumsum(share, axis=-1) - share < sampling.top_p
+    least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+    logits = jnp.where(logits < least, -jnp.inf, logits)
+  return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+class Generator:
+  """Goes on from prompts with one transformer's parameters."""
+
+  def __init__(self, transformer: Transformer, params: Params, end: int, length: int):
+    """Compiles nothing yet.
+
+    Args:
+      transformer, params: a model.
+      end: the token that ends a row.
+      length: positions that it was trained on.
+    """
+    self._transformer, self._params, self._end, self._length = transformer, params, end, length
+
+  def stream(
+    self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling
+  ) -> Iterator[list[list[int]]]:
+    """Yields the next few tokens of each row, until all have ended.
+
+    Args:
+      prompts: tokens, at least one each.
+      most: tokens of a row; the token that ends it is not among them.
+      sampling: how they are drawn.
+
+    Raises:
+      UserError: a prompt and so many tokens are longer than what the model was trained on.
+    """
+    width = max(map(len, prompts))
+    if min(map(len, prompts)) < 1 or width + most > self._length:
+      raise UserError(
+        f"A prompt of {width} tokens and {most} more are beyond the {self._length} positions that"
+        f" the model was trained on: shorten the prompt, or ask for {self._length - width} tokens."
+      )
+    width = -(-width // _CHUNK) * _CHUNK
+    tokens = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+      row[width - len(prompt) :] = prompt
+    start = jnp.asarray([width - len(prompt) for prompt in prompts], jnp.int32)
+    logits, cache = _read(self._transformer, self._params, tokens, start)
+    keys = jax.random.split(jax.random.key(sampling.seed), len(prompts))
+    done = jnp.zeros(len(prompts), bool)
+    for made in range(0, most, _CHUNK):
+      if width + made + _CHUNK > cache.slots:  # Doubled, so that few sizes are compiled.
+        cache = _grown(cache, max(64, 2 * cache.slots))
+      ids, logits, cache, done = _write(
+        self._transformer, sampling, self._end, self._params, logits, cache, done, keys
+      )
+      yield [_until(row[: most - made], self._end) for row in np.asarray(ids).tolist()]
+      if bool(done.all()):
+        return
+
+  def __call__(
+    self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling
+  ) -> list[list[int]]:
+    """Returns all that `stream` yields of each row."""
+    rows: list[list[int]] = [[] for _ in prompts]
+    for parts in self.stream(prompts, most, sampling):
+      for row, part in zip(rows, parts, strict=True):
+        row += part
+    return rows
+
+
+def _until(ids: list[int], end: int) -> list[int]:
+  return ids[: ids.index(end)] if end in ids else ids
+
+
+@partial(jax.jit, static_argnums=0)
+def _read(
+  transformer: Transformer, params: Params, tokens: Int[Array, "b t"], start: Int[Array, "b"]
+) -> tuple[Float[Array, "b v"], Cache]:
+  dtype = jnp.dtype(transformer.compute.dtype)
+  cache = Cache.empty(transformer.config, start, tokens.shape[1], dtype)
+  return transformer.extend(params, tokens, cache)
+
+
+_grown = jax.jit(Cache.grown, static_argnums=1)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+def _write(
+  transformer: Transformer,
+  sampling: Sampling,
+  end: int,
+  params: Params,
+  logits: Float[Array, "b v"],
+  cache: Cache,
+  done: Bool[Array, "b"],
+  keys: Key[Array, "b"],
+) -> tuple[Int[Array, "b n"], Float[Array, "b v"], Cache, Bool[Array, "b"]]:
+  """Returns the next tokens, of rows that have ended the end, and what is needed to go on."""
+
+  def step(carried: tuple, _: None) -> tuple[tuple, Int[Array, "b"]]:
+    logits, cache, done = carried
+    at = cache.end - cache.start  # of the row, whatever is beside it
+    ids = draw(logits, jax.vmap(jax.random.fold_in)(keys, at), sampling)
+    ids = jnp.where(done, end, ids)
+    logits, cache = transformer.extend(params, ids[:, None], cache)
+    return (logits, cache, done | (ids == end)), ids
+
+  (logits, cache, done), ids = jax.lax.scan(step, (logits, cache, done), None, _CHUNK)
+  return ids.T, logits, cache, done
