@@ -138,9 +138,10 @@ class Drill:
 
 def limited(scene: Scene) -> None:
   """Leaves room for metrics but not for a checkpoint, and waits for the end that this brings."""
-  scene.at_random()
-  room = (scene.study / RUN / "metrics.jsonl").stat().st_size + 6_000
-  limit = ["prlimit", f"--pid={scene.running[0].pid}", f"--fsize={room}"]
+  step = scene.rng.randrange(EVERY, 3 * EVERY)
+  scene.until(lambda: scene.step() >= step)
+  # Bytes: the metrics of 180 steps, and less than one of a checkpoint's files.
+  limit = ["prlimit", f"--pid={scene.running[0].pid}", "--fsize=24000"]
   subprocess.run(limit, check=True)
   scene.running[0].wait(timeout=120)
   assert "while a checkpoint was written" in several.said_by(0, scene.study)
