@@ -55,7 +55,8 @@ def method(
       options=options,  # of the family; its file in specialization/models/ says which there are
       # Generic text in pretraining: generic (as it falls) | clustered (as it falls, one cluster for
       # each group of rows) | balanced (each cluster once) | importance (as a domain's text falls on
-      # the clusters: pretraining of its own for each domain) | none (no pretraining).
+      # the clusters: pretraining of its own for each domain) | none (no pretraining) | imported
+      # (none here: pretrain.init_params as they are).
       strategy=strategy,
       clusters=clusters,  # 1, or a level of clusters.levels: one expert for each, if there are any
       objective=objective,  # of fine-tuning: next_token | distillation

@@ -9,8 +9,9 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
-from specialization.config import BudgetsConfig, HorizonConfig, ModelConfig
+from specialization.config import BudgetsConfig, ModelConfig
 from specialization.errors import UserError
+from specialization.method import HorizonConfig
 
 BOOKS = ("generic", "specialization", "inference", "data")
 VALIDATION = "validation"  # ends the phases of looks at validation text

@@ -20,7 +20,7 @@ from specialization.errors import MENDABLE, Terminated, UserError
 from specialization.strict import known_key, one_of, parse
 
 PHASES = ("run", "prepare", "pretrain", "specialize", "evaluate", "report")
-VERBS = (*PHASES, "export", "generate", "cells", "describe", "doctor")
+VERBS = (*PHASES, "export", "import", "generate", "cells", "describe", "doctor")
 
 USAGE = f"""Small specialized language models under four budgets.
 
@@ -28,9 +28,9 @@ USAGE = f"""Small specialized language models under four budgets.
 
 VERB is one of {", ".join(VERBS)}.
 `run` does all of it and goes on where it stopped; most others do one phase of it. `export` writes
-models for others to load, `generate` text by one of them. `cells` lists the cells of the study with
-their states, `describe` where each parameter lies on the mesh. Several
-processes may run the same study in one folder."""
+models for others to load, `import` takes one of theirs, `generate` text by one of them. `cells`
+lists the cells of the study with their states, `describe` where each parameter lies on the mesh.
+Several processes may run the same study in one folder."""
 
 _ASKED = (
   "prompt",
@@ -70,7 +70,9 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_string(
     "dtype", "", "Of its numbers, such as float16 or q8_0; the format's widest.", flag_values=values
   )
-  flags.DEFINE_string("to", "", "Folder of what is exported; WORKDIR/export.", flag_values=values)
+  flags.DEFINE_string(
+    "to", "", "Folder of what is exported or imported; in WORKDIR.", flag_values=values
+  )
   _define_generation(values)
   flags.DEFINE_integer(
     "devices", 0, "That `describe` is to suppose; 0: those that are here.", flag_values=values
@@ -213,7 +215,7 @@ def main(arguments: list[str]) -> None:
   """
   verb, values = _parse(arguments)
   asked = {name: values[name].value for name in _ASKED} if verb == "generate" else {}
-  if values.model:
+  if verb == "generate" and values.model:
     importlib.import_module("specialization.phases.generate").answer_from(values.model, **asked)
     return
   if values.config is None:
@@ -238,6 +240,8 @@ def main(arguments: list[str]) -> None:
     raise UserError("Where to? Give a folder for everything that is made: --workdir=DIR.")
   command = "python -m specialization " + " ".join(arguments)
   options = asked
+  if verb == "import":
+    options = {"model": values.model, "to": values.to}
   if verb == "export":
     options = {"kind": values.format, "dtype": values.dtype, "to": values.to}
   workdir = Path(values.workdir).expanduser()

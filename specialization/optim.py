@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from specialization.config import OptimizerConfig
 from specialization.errors import UserError
+from specialization.method import OptimizerConfig
 
 Schedule = Callable[[Any], Any]
 

@@ -73,7 +73,7 @@ def cells(config: Config, only: str = "*", check: bool = True) -> list[Cell]:
     Cell(method, domain, tokens, share, seed)
     for method, row in config.methods.items()
     for seed in study.seeds
-    for share in (shares[:1] if row.strategy == "none" else shares)
+    for share in (shares if row.pretrains else shares[:1])
     for tokens in config.specialize.domain_tokens
     for domain in config.data.domains
   ]

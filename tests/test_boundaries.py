@@ -57,7 +57,7 @@ def of(package: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-  "module", ["config", "budgets", "errors", "artifact", "study", "main", *of("report")]
+  "module", ["config", "method", "budgets", "errors", "artifact", "study", "main", *of("report")]
 )
 def test_bookkeeping_reaches_no_jax(module):
   assert not reached(module) & {"jax", "flax", "optax", "orbax", "grain"}

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from specialization import budgets
-from specialization.config import HorizonConfig, ModelConfig
+from specialization.config import ModelConfig
 from specialization.errors import UserError
+from specialization.method import HorizonConfig
 
 VOCAB = 32_000
 SLM = ModelConfig(

@@ -8,8 +8,9 @@ import pytest
 
 import tiny_study
 from specialization.artifact import flatten
-from specialization.config import Config, HorizonConfig, ModelConfig
+from specialization.config import Config, ModelConfig
 from specialization.errors import UserError
+from specialization.method import HorizonConfig
 from specialization.strict import known_key, one_of, parse, to_dict
 
 NO_TEXT = {"train": (), "validation": (), "test": ()}

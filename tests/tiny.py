@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from specialization import losses, optim, sharding
-from specialization.config import ComputeConfig, MeshConfig, ModelConfig, OptimizerConfig
+from specialization.config import ComputeConfig, MeshConfig, ModelConfig
+from specialization.method import OptimizerConfig
 from specialization.models import Family, Transformer, make_family
 from specialization.train import state as train_state
 from specialization.train import step as train_step

@@ -116,10 +116,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _stamps(paths: Iterable[Path]) -> dict[str, str]:
-  return {f"{i:05d} {path.name}": _stamp(path) for i, path in enumerate(paths)}
+  return {f"{i:05d} {path.name}": stamp(path) for i, path in enumerate(paths)}
 
 
-def _stamp(path: Path) -> str:
+def stamp(path: Path) -> str:
+  """Returns a file's size and the digest of its two ends, by which it is told from others."""
   size = path.stat().st_size
   with path.open("rb") as file:
     digest = hashlib.sha256(file.read(_ENDS))

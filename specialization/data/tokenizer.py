@@ -1,5 +1,6 @@
 """Byte-level BPE that transformers and llama.cpp load unchanged: GPT-2's pre-tokenization."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from specialization.strict import to_dict
 END_OF_DOCUMENT = "<|endoftext|>"
 _SMALLEST = 257  # every byte and the end of a document
 _FILE = "tokenizer.json"
+_UNUSED = ("version", "truncation", "padding", "post_processor")  # parts that do nothing here
 _SAMPLE = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600"  # of what other tokenizers lose
 
 
@@ -50,8 +52,9 @@ class Tokenizer:
 
   @property
   def digest(self) -> str:
-    """Identifies what it does, wherever it came from."""
-    return artifact.fingerprint({"text": (self._folder / _FILE).read_text()})
+    """Identifies what it does with text, wherever it came from."""
+    found = json.loads(self.file.read_text())
+    return artifact.fingerprint({k: v for k, v in found.items() if k not in _UNUSED})
 
   @property
   def vocab_size(self) -> int:

@@ -55,7 +55,7 @@ def write(
   return "\n".join(lines)
 
 
-def _books(ledger: Sequence[budgets.Entry]) -> list[tuple[str, ...]]:
+def _books(ledger: Sequence[budgets.Entry]) -> Sequence[tuple[str, ...]]:
   rows = []
   for book in budgets.BOOKS:
     spent = budgets.total(ledger, (book,))

@@ -17,7 +17,7 @@ from specialization.errors import UserError
 from specialization.export import llama
 from specialization.export.package import Format, Logits, Package, narrowed
 
-Read = Callable[[str], np.ndarray]
+Read = Callable[..., np.ndarray]
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = 2 * 10**9  # bytes of a file of tensors, and so of what is in memory
 
@@ -113,9 +113,26 @@ def weights(
     return llama.parameters(config, wide)
 
 
+def check(folder: Path, config: ModelConfig, vocab_size: int) -> None:
+  """Looks whether a folder's tensors are those of a transformer.
+
+  Raises:
+    UserError: a file or tensor is missing, damaged or of another shape.
+  """
+  with opened(folder) as (found, _):
+    for name, shape in llama.shapes(config, vocab_size).items():
+      if name not in found:
+        raise UserError(f"{folder} has no tensor {name}: copy all files of a whole Llama.")
+      if found[name] != shape:
+        raise UserError(
+          f"{folder} has a tensor {name} of {found[name]}, and its config.json says {shape}: take"
+          " both from one model."
+        )
+
+
 @contextlib.contextmanager
-def opened(folder: Path) -> Iterator[tuple[list[str], Read]]:
-  """Yields the names of a folder's tensors, and what reads one of them.
+def opened(folder: Path) -> Iterator[tuple[dict[str, tuple[int, ...]], Read]]:
+  """Yields the shapes of a folder's tensors, and what reads one of them or, of an index, its part.
 
   Raises:
     UserError: a file or tensor is missing or damaged.
@@ -127,13 +144,13 @@ def opened(folder: Path) -> Iterator[tuple[list[str], Read]]:
     files = [stack.enter_context(_open(folder / name)) for name in names]
     where = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
-    def read(name: str) -> np.ndarray:
+    def read(name: str, index: tuple[slice, ...] = (slice(None),)) -> np.ndarray:
       if name not in where:
         raise UserError(f"{folder} has no tensor {name}: it does not hold a whole Llama.")
-      found: np.ndarray = where[name].get_tensor(name)
+      found: np.ndarray = where[name].get_slice(name)[index]
       return found
 
-    yield list(where), read
+    yield {name: tuple(where[name].get_slice(name).get_shape()) for name in where}, read
 
 
 def _open(path: Path) -> Any:

@@ -31,6 +31,13 @@ def _whole(config: ModelConfig) -> dict[Path, str]:
   return {p: name for p, name in _WHOLE.items() if p[0] != "head" or not config.tie_embeddings}
 
 
+def names(config: ModelConfig) -> dict[Path, list[str]]:
+  """Returns the tensors that make up each parameter: one, or one of each layer."""
+  numbers = range(config.n_layers)
+  layers = {path: [f"model.layers.{i}.{name}" for i in numbers] for path, name in _LAYERS.items()}
+  return {path: [name] for path, name in _whole(config).items()} | layers
+
+
 def tensors(
   config: ModelConfig, leaf: Callable[[Path], np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
@@ -41,12 +48,10 @@ def tensors(
     leaf: gives a parameter, with those of all layers stacked. Asked for one after the other, so
       that no more than one need be in memory.
   """
-  for path, name in _whole(config).items():
-    yield name, np.ascontiguousarray(_turned(path, leaf(path)))
-  for path, name in _LAYERS.items():
-    stacked = leaf(path)
-    for i in range(config.n_layers):
-      yield f"model.layers.{i}.{name}", np.ascontiguousarray(_turned(path, stacked[i]))
+  for path, found in names(config).items():
+    array = leaf(path)
+    for name, part in zip(found, array if path in _LAYERS else [array], strict=True):
+      yield name, np.ascontiguousarray(_turned(path, part))
 
 
 def _turned(path: Path, array: Any) -> Any:
@@ -64,18 +69,34 @@ def parameters(
     stack: those of all layers.
   """
   made: dict = {}
-  for path, name in _whole(config).items():
-    _put(made, path, _turned(path, read(name)))
-  for path, name in _LAYERS.items():
-    names = [f"model.layers.{i}.{name}" for i in range(config.n_layers)]
-    _put(made, path, stack([_turned(path, read(each)) for each in names]))
+  for path, found in names(config).items():
+    parts = [_turned(path, read(name)) for name in found]
+    tree = made
+    for key in path[:-1]:
+      tree = tree.setdefault(key, {})
+    tree[path[-1]] = stack(parts) if path in _LAYERS else parts[0]
   return made
 
 
-def _put(tree: dict, path: Path, value: np.ndarray) -> None:
-  for key in path[:-1]:
-    tree = tree.setdefault(key, {})
-  tree[path[-1]] = value
+def part(
+  config: ModelConfig,
+  path: Path,
+  index: tuple[slice, ...],
+  read: Callable[[str, tuple[slice, ...]], np.ndarray],
+) -> np.ndarray:
+  """Returns a part of a parameter.
+
+  Args:
+    config: of the transformer.
+    path: of the parameter.
+    index: of the part.
+    read: gives a part of a tensor.
+  """
+  within = index[1:] if path in _LAYERS else index
+  there = tuple(reversed(within)) if path[-1] == "kernel" else within
+  if path not in _LAYERS:
+    return _turned(path, read(names(config)[path][0], there))
+  return np.stack([_turned(path, read(name, there)) for name in names(config)[path][index[0]]])
 
 
 def shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from specialization import budgets, processes, report
 from specialization.config import Config
 from specialization.errors import UserError
 from specialization.phases import generate
+from specialization.phases.adopt import adopt
 from specialization.phases.build import (
   flops_per_step,
   forward_flops,
@@ -49,6 +50,9 @@ def run_verb(
   _use_compilation_cache(config)
   processes.agree([verb, to_dict(config), str(workdir), only])
   started = time.monotonic()
+  if verb == "import":
+    adopt(config, workdir, only, **options)
+    return
   study = Study(config, workdir, only, command)
   if verb == "run":
     study.run()
@@ -104,7 +108,7 @@ class Study:
       UserError: none can be.
     """
     for name in dict.fromkeys(run.method for run in self._runs):
-      if self._config.methods[name].strategy != "none":
+      if self._config.methods[name].pretrains:
         pretrainer(self._config, self._config.methods[name])  # Tells mistakes before text is read.
     failed = self._make_data()
     data = self._data()
@@ -246,7 +250,7 @@ def describe(config: Config) -> str:
   for name, row in config.methods.items():
     family, train = make_method(config, row), row.pretrain
     flops = flops_per_step(family, train, length)
-    steps = 0 if row.strategy == "none" else pretraining_steps(config, row, family)
+    steps = pretraining_steps(config, row, family) if row.pretrains else 0
     tokens = steps * train.batch_rows * length
     large = 0 if row.strategy == "none" else family.parameters()
     small = budgets.parameters(config.sizes[row.size], config.tokenizer.vocab_size)

@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from specialization import attention, budgets, evaluate, losses, optim, sharding
-from specialization.config import Config, DistillationConfig, MethodConfig, TrainConfig
+from specialization.config import Config, DistillationConfig
 from specialization.data import pipeline, store
 from specialization.errors import UserError
+from specialization.method import MethodConfig, TrainConfig
 from specialization.models import Family, Params, Transformer, make_family
 from specialization.sharding import AnyMesh, Devices
 from specialization.train import state as train_state
@@ -154,7 +155,7 @@ def _generic_flops(config: Config, method: str, share: float) -> float:
   """Returns what the generic book has of a method's pretraining and of what that branches from."""
   row = config.methods[method]
   flops = _generic_flops(config, row.branch, row.branch_share) if row.branch else 0.0
-  if row.strategy not in ("none", "importance"):
+  if row.pretrains and row.strategy != "importance":
     family = make_method(config, row)
     step = flops_per_step(family, row.pretrain, config.sequence_length)
     flops += pretraining_steps(config, row, family, share) * step

@@ -81,7 +81,7 @@ def _findings(config: Config, workdir: Path | None) -> Iterator[Finding]:
     yield _disk(config, workdir, trainers)
   fitting = {}
   for name, trainer in trainers.items():
-    if config.methods[name].strategy == "none":
+    if not config.methods[name].pretrains:
       continue
     step = trial.compile_step(trainer, config.methods[name], config.sequence_length)
     yield (fit := trial.memory(name, trainer, step))
@@ -236,7 +236,7 @@ def _checkpoints(config: Config, trainers: Mapping[str, Trainer]) -> int:
     small = budgets.parameters(transformer.config, transformer.vocab_size)
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trainer.like))
     fine_tuned = state * small // trainer.family.parameters()  # The optimizer is the same.
-    own = [run for run in pretrained if run.method == name and row.strategy != "none"]
+    own = [run for run in pretrained if run.method == name and row.pretrains]
     branches = sum(run.share < max(config.study.shares) for run in own)
     train = row.pretrain
     if train.keep_every:

@@ -10,9 +10,10 @@ import jax
 
 from specialization import artifact, budgets, metrics, processes, sharding
 from specialization.checkpoint import Checkpoints
-from specialization.config import Config, TrainConfig
+from specialization.config import Config
 from specialization.data import pipeline
 from specialization.errors import Terminated, UserError
+from specialization.method import TrainConfig
 from specialization.models import Params
 from specialization.phases.build import Trainer
 from specialization.strict import to_dict
@@ -65,13 +66,13 @@ def _begin(
         progress = loop.Progress.of(metadata["progress"])
         return state, progress, f"step {step} of {folder.parent.name}"
   if start.state:
-    with _other(start.state, start.tokenizer) as other:
+    with other_run(start.state, start.tokenizer) as other:
       state, metadata = other.restore(other.latest() or 0, trainer.like)
     progress = loop.Progress(step=metadata["progress"]["step"])
     return state, progress, f"the full state of {start.state} at step {progress.step}"
   params, origin = None, "scratch"
   if start.params:
-    with _other(start.params, start.tokenizer) as other:
+    with other_run(start.params, start.tokenizer) as other:
       params = other.restore_params(other.best() or 0, trainer.like.params)
     origin = f"the parameters of {start.params}"
   elif start.given:
@@ -162,7 +163,16 @@ def fit(
 
 
 @contextlib.contextmanager
-def _other(folder: str, tokenizer: str) -> Iterator[Checkpoints]:
+def other_run(folder: str, tokenizer: str) -> Iterator[Checkpoints]:
+  """Yields another run's checkpoints.
+
+  Args:
+    folder: of them.
+    tokenizer: digest of the one that both have to have.
+
+  Raises:
+    UserError: there are none, or they are of another tokenizer.
+  """
   if not Path(folder).is_dir():
     raise UserError(f"{folder} is not a folder of checkpoints to begin from.")
   with contextlib.closing(Checkpoints(Path(folder), read_only=True)) as checkpoints:

@@ -95,6 +95,7 @@ def load(folder: str | Path) -> Model:
     raise UserError(f"{folder} has no config.json: name a folder that `export` wrote.")
   found = json.loads((folder / "config.json").read_text())
   config, vocab_size, length = llama.from_json(found, str(folder))
+  hf.check(folder, config, vocab_size)
   params = jax.tree.map(jnp.asarray, hf.weights(folder, config))
   tokenizer = Tokenizer(folder)
   if tokenizer.vocab_size > vocab_size:

@@ -29,7 +29,7 @@ from specialization.phases.build import (
   pretraining_mesh,
   pretraining_steps,
 )
-from specialization.phases.fit import Start, fit, spent, what_matters
+from specialization.phases.fit import Start, fit, other_run, spent, what_matters
 from specialization.phases.prepare import Prepared
 from specialization.strict import to_dict
 from specialization.study import Run
@@ -65,7 +65,9 @@ class Pretrained:
   def made_from(self) -> dict[str, Any]:
     row, config = self.row, self.config
     trained: dict[str, Any] = {"strategy": row.strategy}
-    if row.strategy != "none":
+    if row.strategy == "imported":
+      trained["init_params"] = row.pretrain.init_params
+    if row.pretrains:
       trained |= {
         "clusters": row.clusters,
         "train": what_matters(row.pretrain),
@@ -107,7 +109,7 @@ class Pretrained:
     found = together.read(path, self.made_from)
     if found:
       return found
-    if self.row.strategy == "none":
+    if not self.row.pretrains:
       return together.write(path, self.made_from, {"ledger": [], "importance": None})
     record: dict[str, Any] = {"importance": None}
     if self.row.strategy == "importance":
@@ -296,5 +298,8 @@ def _restored(of: Pretrained) -> Params:
   like = jax.tree.map(
     lambda s, w: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=w), of.family.shapes(), where
   )
+  if of.row.strategy == "imported":
+    with other_run(of.row.pretrain.init_params, of.data.tokenizer.digest) as other:
+      return other.restore_params(other.best() or 0, like)
   with contextlib.closing(Checkpoints(of.folder / "checkpoints", read_only=True)) as checkpoints:
     return checkpoints.restore_params(checkpoints.latest() or 0, like)

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from specialization import budgets, collectives, hlo, sharding
-from specialization.config import Config, MethodConfig
+from specialization.config import Config
 from specialization.errors import UserError, first_line
+from specialization.method import MethodConfig
 from specialization.phases.build import Trainer, make_method, pretrainer, pretraining_mesh
 from specialization.phases.finding import Finding, size
 from specialization.study import methods
@@ -75,7 +76,7 @@ def findings(config: Config, topology: str, only: str = "*") -> Iterator[Finding
   where = f"{topology}, {len(devices)} x {kind}; mesh {sharding.sizes(mesh)}"
   yield Finding("topology", where)
   for name in methods(config, only):
-    if config.methods[name].strategy != "none":
+    if config.methods[name].pretrains:
       yield from _method(config, name, config.methods[name], devices)
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialization import budgets, processes
-from specialization.config import Config, MethodConfig
+from specialization.config import Config
+from specialization.method import MethodConfig
 from specialization.phases import topology
 from specialization.phases.build import Trainer
 from specialization.phases.finding import Finding, size

@@ -1,0 +1,99 @@
+"""Phase `import`: a folder as Hugging Face has it becomes checkpoints to begin or to teach from."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialization import artifact, sharding
+from specialization.checkpoint import Checkpoints
+from specialization.config import Config
+from specialization.data import sources
+from specialization.data.tokenizer import Tokenizer
+from specialization.errors import UserError
+from specialization.export import hf, llama
+from specialization.models import Params, Transformer
+from specialization.phases import together
+from specialization.phases.build import flat_mesh, make_transformer
+from specialization.strict import to_dict
+from specialization.study import methods
+from specialization.train.state import TrainState
+
+
+def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") -> Path:
+  """Returns the folder of checkpoints that has a model's parameters, on the mesh.
+
+  Args:
+    config: of the study that is to begin from it.
+    workdir: of that study.
+    only: pattern of the methods that are to.
+    model: folder with config.json, safetensors and tokenizer.json.
+    to: where the checkpoints go; "": in `imported` of the workdir.
+
+  Raises:
+    UserError: it is no plain Llama, or not of those methods' size and the study's tokenizer.
+  """
+  folder = Path(model).expanduser()
+  if not (folder / "config.json").is_file():
+    raise UserError(f"{folder} has no config.json: give the folder of a Llama with --model.")
+  found, vocab_size, _ = llama.from_json(
+    json.loads((folder / "config.json").read_text()), str(folder)
+  )
+  for name in methods(config, only):
+    size = config.methods[name].size
+    wanted, there = to_dict(config.sizes[size]), to_dict(found)
+    if fields := [f"--config.sizes.{size}.{k}={there[k]}" for k in there if there[k] != wanted[k]]:
+      raise UserError(
+        f"{folder} is not of {name}'s size: set {' '.join(fields)}, or choose --only."
+      )
+  tokenizer = Tokenizer(folder)
+  if (config.tokenizer.vocab_size, tokenizer.vocab_size) != (vocab_size, vocab_size):
+    raise UserError(
+      f"{folder} has {vocab_size} tokens in config.json and {tokenizer.vocab_size} in"
+      f" tokenizer.json, and the study {config.tokenizer.vocab_size}: all have to be the same."
+    )
+  transformer = make_transformer(config, config.methods[methods(config, only)[0]])
+  hf.check(folder, found, vocab_size)
+  target = Path(to).expanduser() if to else workdir / "imported" / folder.resolve().name
+  files = sorted(folder.glob("*.safetensors"))
+  made_from = {"model": to_dict(found), "files": {p.name: sources.stamp(p) for p in files}}
+  together.claim(target, made_from)
+  with contextlib.closing(Checkpoints(target / "checkpoints")) as checkpoints:
+    if checkpoints.latest() is None:
+      state = TrainState(jnp.zeros((), jnp.int32), _params(folder, transformer, config), {})
+      metadata = {
+        "phase": "import",
+        "made_from": artifact.made_from(target),
+        "tokenizer": tokenizer.digest,
+        "progress": {"step": 0},
+      }
+      checkpoints.save(0, state, metadata)
+  print(
+    f"import: {target / 'checkpoints'} has the parameters of {folder}. With"
+    f" --config.tokenizer.file={folder / 'tokenizer.json'} a method can begin from them"
+    " (pretrain.init_params) or take them as they are (with strategy='imported').",
+    flush=True,
+  )
+  return target / "checkpoints"
+
+
+def _params(folder: Path, transformer: Transformer, config: Config) -> Params:
+  """Returns the parameters, of which each process reads the parts that its devices have."""
+  shapes, axes = transformer.abstract()
+  where = sharding.shardings(flat_mesh(config), axes, shapes)
+  with hf.opened(folder) as (_, read):
+
+    def make(path: Any, shape: jax.ShapeDtypeStruct, at: jax.sharding.Sharding) -> jax.Array:
+      keys = tuple(key.key for key in path)
+
+      def part(index: Any) -> np.ndarray:
+        return llama.part(transformer.config, keys, index, read).astype(np.float32)
+
+      return jax.make_array_from_callback(shape.shape, at, part)
+
+    params: Params = jax.tree.map_with_path(make, shapes, where)
+  return params
