@@ -71,6 +71,13 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
     "dtype", "", "Of its numbers, such as float16 or q8_0; the format's widest.", flag_values=values
   )
   flags.DEFINE_string(
+    "expert",
+    "",
+    "Not a cell's model, but this expert of its pretraining: a number, or a domain whose histogram"
+    " mixes all.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
     "to", "", "Folder of what is exported or imported; in WORKDIR.", flag_values=values
   )
   _define_generation(values)
@@ -243,7 +250,8 @@ def main(arguments: list[str]) -> None:
   if verb == "import":
     options = {"model": values.model, "to": values.to}
   if verb == "export":
-    options = {"kind": values.format, "dtype": values.dtype, "to": values.to}
+    options = {"kind": values.format, "dtype": values.dtype}
+    options |= {"to": values.to, "expert": values.expert}
   workdir = Path(values.workdir).expanduser()
   try:
     phases.run_verb(verb, config, workdir, values.only, command, **options)

@@ -14,6 +14,7 @@ from specialization.errors import UserError
 from specialization.phases import generate
 from specialization.phases.adopt import adopt
 from specialization.phases.build import (
+  flat_mesh,
   flops_per_step,
   forward_flops,
   make_method,
@@ -21,7 +22,7 @@ from specialization.phases.build import (
   pretraining_steps,
 )
 from specialization.phases.evaluate import Evaluation
-from specialization.phases.export import Export, of_cell
+from specialization.phases.export import Export, of_cell, of_run
 from specialization.phases.jobs import Job, complaint, locked, work
 from specialization.phases.prepare import Prepared
 from specialization.phases.pretrain import Pretrained
@@ -159,13 +160,20 @@ class Study:
     for cell in self._cells:
       print(f"{cell.name}\t{self._status(cell)}")
 
-  def export(self, kind: str, dtype: str, to: str) -> None:
-    """Each cell's model in a format."""
-    folder, tokenizer = Path(to) if to else self._workdir / "export", self._data().tokenizer
-    for cell in self._cells:
-      source = of_cell(self._config, self._workdir, self._cell(cell), self._command)
-      export = Export(self._config, folder, source, kind, dtype)
-      export.result(tokenizer.file, tokenizer.end_of_document)
+  def export(self, kind: str, dtype: str, to: str, expert: str) -> None:
+    """Each cell's model in a format, or one of its pretraining's experts."""
+    folder, config = Path(to).expanduser() if to else self._workdir / "export", self._config
+    tokenizer = self._data().tokenizer
+    if expert:
+      pretrained = dict.fromkeys(run_of(config, cell) for cell in self._cells)
+      sources = (of_run(config, self._method(run), expert) for run in pretrained)
+    else:
+      cells = map(self._cell, self._cells)
+      sources = (of_cell(config, self._workdir, cell, self._command) for cell in cells)
+    with jax.set_mesh(flat_mesh(config)):
+      for source in sources:
+        export = Export(config, folder, source, kind, dtype)
+        export.result(tokenizer.file, tokenizer.end_of_document)
 
   def generate(self, **asked: Any) -> None:
     """Text by the model of the one cell that is chosen."""

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from specialization import artifact, budgets, evaluate
-from specialization.config import Config
+from specialization import artifact, budgets, evaluate, processes, sharding
+from specialization.config import Config, MeshConfig
 from specialization.data import store
 from specialization.errors import UserError
 from specialization.export import FORMATS, Format, Logits, Package, card
 from specialization.models import Params, Transformer
 from specialization.phases.evaluate import Evaluation
+from specialization.phases.pretrain import Pretrained
 from specialization.phases.specialize import Specialization
 from specialization.strict import one_of
 
@@ -97,6 +98,65 @@ def of_cell(config: Config, workdir: Path, cell: Specialization, command: str) -
   )
 
 
+def of_run(config: Config, run: Pretrained, expert: str) -> Source:
+  """Returns the small model of a pretraining, not fine-tuned.
+
+  Args:
+    config: of the study.
+    run: that was pretrained.
+    expert: its number, or the domain whose histogram mixes the experts.
+
+  Raises:
+    UserError: there is no such expert or domain, or it was not pretrained yet.
+  """
+  k, data, row = run.family.clusters, run.data, run.row
+  if expert.isdigit():
+    if int(expert) >= k:
+      raise UserError(f"{run.run.name} has experts 0 to {k - 1}, not --expert={expert}.")
+    domain, mixture = "", np.eye(k)[int(expert)]
+  else:
+    one_of("--expert (a number, or a domain)", expert, tuple(config.data.domains))
+    domain = expert
+    mixture = data.domain(domain).train.histogram(data.tree, k) if k > 1 else np.ones(1)
+  record = run.record()
+  params = functools.lru_cache(1)(lambda: run.materialize(mixture))
+
+  @contextlib.contextmanager
+  def leaves() -> Iterator[Callable[[tuple[str, ...]], np.ndarray]]:
+    made = params()
+    yield lambda path: np.asarray(functools.reduce(lambda tree, key: tree[key], path, made))
+
+  def text() -> str:
+    about = {
+      "method": run.run.method,
+      "domain": domain or "generic text",
+      "family at pretraining": row.family,
+      "expert": f"mixture by the histogram of {domain}" if domain else f"{expert} of {k}",
+      "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params())):,}",
+      "positions": f"{config.sequence_length}",
+    }
+    stores = {"generic": data.validation} | ({domain: data.domain(domain).test} if domain else {})
+    scores = [
+      (name, found.perplexity, found.bits_per_byte)
+      for name, on in stores.items()
+      if (found := run.score(mixture, on))
+    ]
+    ledger = [budgets.Entry(**entry) for entry in record["ledger"]]
+    hashes = {"generic text": data.train.hash, "tokenizer": data.tokenizer.digest}
+    hashes["pretraining"] = artifact.fingerprint(run.made_from)
+    return card.write(f"{run.run.name}--{expert}", about, scores, ledger, hashes)
+
+  return Source(
+    f"{run.run.name}--{expert}",
+    run.made_from | {"expert": mixture.tolist()},
+    run.family.transformer,
+    params,
+    leaves,
+    data.domain(domain).test if domain else data.validation,
+    text,
+  )
+
+
 def _figures(score: dict[str, Any]) -> tuple[float, float]:
   found = evaluate.Score(**score)
   return found.perplexity, found.bits_per_byte
@@ -107,6 +167,8 @@ class Export:
 
   def __init__(self, config: Config, folder: Path, source: Source, kind: str, dtype: str):
     """Raises UserError if there is no such format or type of numbers in it."""
+    if processes.count() > 1:
+      raise UserError("A model leaves by one process: run `export` without --coordinator.")
     one_of("--format", kind, tuple(FORMATS))
     self._format: Format = FORMATS[kind]
     dtype = dtype or self._format.dtypes[0]
@@ -127,13 +189,15 @@ class Export:
       return self.folder
     if self.folder.exists():
       raise UserError(f"{self.folder} is in the way of the export: move it away, or choose --to.")
+    text = source.card()
     plain = dataclasses.replace(
       source.transformer,
       compute=dataclasses.replace(
         config.compute, dtype="float32", attention="reference", remat="none"
       ),
     )
-    with source.leaves() as leaf:
+    alone = sharding.make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
+    with source.leaves() as leaf, jax.set_mesh(alone):
       package = Package(
         source.name,
         plain.config,
@@ -143,7 +207,7 @@ class Export:
         end,
         leaf,
         plain.logits,
-        source.card(),
+        text,
       )
       with artifact.create(self.folder, made_from) as temporary:
         self._try(lambda: self._format.write(package, temporary, self._dtype), "write")
@@ -163,7 +227,7 @@ class Export:
 
   def _check(self, package: Package, folder: Path) -> str:
     """Compares what was written with what was to be; returns what was found, in a sentence."""
-    ours = self._ours(package, self._source.params())
+    ours = self._ours(package, jax.device_get(self._source.params()))
     try:
       theirs, reader = self._format.read(folder, package), self._format.reader
     except ImportError:

@@ -1,0 +1,74 @@
+"""Small models to export, with a tokenizer of their own."""
+
+import functools
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+
+import tiny
+from specialization.config import TokenizerConfig
+from specialization.data import tokenizer
+from specialization.data.documents import Documents
+from specialization.export import Package
+from specialization.models import Params, Transformer
+
+VOCAB, LENGTH = 320, 32
+TEXT = [
+  "The judge's 12 pleas weren't heard; naïve \u6f22\u5b57 \U0001f642 harbors\n\n\tsailed on.",
+  str.__doc__,
+  dict.__doc__,
+  int.__doc__,
+] * 2
+
+
+@functools.cache
+def trained() -> str:
+  """Returns a tokenizer.json."""
+  texts = mock.Mock(spec=Documents)
+  texts.bytes.return_value = sum(len(text.encode()) for text in TEXT)
+  texts.batches.return_value = iter([TEXT])
+  made: str = tokenizer._train(texts, TokenizerConfig(VOCAB, 10**6, "")).to_str()
+  return made
+
+
+def transformer(**changes) -> Transformer:
+  """One whose widths fit the blocks of all quantizations."""
+  of = tiny.transformer(**{"d_model": 64, "d_mlp": 128, **changes})
+  return Transformer(of.config, VOCAB, of.compute)
+
+
+def perturbed(params: Params) -> Params:
+  """Norm scales start at one, where a forgotten scale would not show."""
+  flat, treedef = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(7), len(flat))
+  return treedef.unflatten(
+    [p * (1 + 0.2 * jax.random.normal(k, p.shape)) for p, k in zip(flat, keys, strict=True)]
+  )
+
+
+def package(of: Transformer, params: Params, folder: Path) -> Package:
+  """Returns it, with its tokenizer in the folder."""
+  file = folder / "tokenizer.json"
+  file.write_text(trained())
+  end = tokenizer.Tokenizer(folder).end_of_document
+  return Package(
+    name="small",
+    config=of.config,
+    length=LENGTH,
+    tokenizer=file,
+    vocab_size=VOCAB,
+    end=end,
+    leaf=lambda path: np.asarray(functools.reduce(lambda tree, key: tree[key], path, params)),
+    apply=of.logits,
+    card="---\n---\n# small\n\nA model of nothing.\n\nMore.\n",
+  )
+
+
+def logits(of: Transformer, params: Params, tokens: np.ndarray) -> np.ndarray:
+  return np.asarray(of.logits(params, jax.numpy.asarray(tokens, "int32")))
+
+
+def tokens(rows: int = 3) -> np.ndarray:
+  return np.random.default_rng(0).integers(0, VOCAB, (rows, LENGTH), np.int32)
