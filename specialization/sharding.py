@@ -71,6 +71,11 @@ def make_mesh(config: MeshConfig, devices: Devices = None) -> AnyMesh:
   return jax.make_mesh(shape, MESH_AXES, types, devices=devices)
 
 
+def alone() -> AnyMesh:
+  """Returns the mesh of one device."""
+  return make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices()[:1])
+
+
 def sizes(mesh: AnyMesh) -> str:
   """Returns the mesh in words: expert=1, data=8, ..."""
   return ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())

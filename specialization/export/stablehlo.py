@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from specialization import sharding
 from specialization.config import ModelConfig
 from specialization.export import hf, llama
 from specialization.export.package import Format, Logits, Package
@@ -28,7 +29,8 @@ def write(package: Package, folder: Path, dtype: str) -> None:
     for name, shape in llama.shapes(package.config, package.vocab_size).items()
   }
   tokens = jax.ShapeDtypeStruct(export.symbolic_shape("b, t"), jnp.int32)
-  made = export.export(jax.jit(logits), platforms=_PLATFORMS)(shapes, tokens)
+  with jax.set_mesh(sharding.alone()):
+    made = export.export(jax.jit(logits), platforms=_PLATFORMS)(shapes, tokens)
   (folder / FILE).write_bytes(made.serialize())
   hf.write(package, folder, dtype)
 
@@ -41,9 +43,14 @@ def weights(folder: Path, config: ModelConfig) -> dict:
 def read(folder: Path, package: Package) -> Logits:
   """Returns logits by the function that was written."""
   call = jax.jit(export.deserialize(bytearray((folder / FILE).read_bytes())).call)
-  with hf.opened(folder) as (names, read):
+  with hf.opened(folder) as (names, read), jax.set_mesh(sharding.alone()):
     tensors = {name: jnp.asarray(read(name)) for name in names}
-  return lambda tokens: np.asarray(call(tensors, jnp.asarray(tokens, jnp.int32)))
+
+  def logits(tokens: np.ndarray) -> np.ndarray:
+    with jax.set_mesh(sharding.alone()):
+      return np.asarray(call(tensors, jnp.asarray(tokens, jnp.int32)))
+
+  return logits
 
 
 FORMAT = Format(("float32", "bfloat16"), write, weights, read, "jax")

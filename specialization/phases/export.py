@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from specialization import artifact, budgets, evaluate, processes, sharding
-from specialization.config import Config, MeshConfig
+from specialization.config import Config
 from specialization.data import store
 from specialization.errors import UserError
 from specialization.export import FORMATS, Format, Logits, Package, card
@@ -196,8 +197,7 @@ class Export:
         config.compute, dtype="float32", attention="reference", remat="none"
       ),
     )
-    alone = sharding.make_mesh(MeshConfig(1, 1, 1, 1), jax.devices()[:1])
-    with source.leaves() as leaf, jax.set_mesh(alone):
+    with source.leaves() as leaf:
       package = Package(
         source.name,
         plain.config,
@@ -260,7 +260,8 @@ class Export:
     compiled = jax.jit(package.apply)
 
     def logits(tokens: np.ndarray) -> np.ndarray:
-      return np.asarray(jax.device_get(compiled(params, tokens.astype(np.int32))))
+      with jax.set_mesh(sharding.alone()):
+        return np.asarray(compiled(params, jnp.asarray(tokens, jnp.int32)))
 
     return logits
 
