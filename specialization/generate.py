@@ -94,18 +94,18 @@ class Generator:
     for row, prompt in zip(tokens, prompts, strict=True):
       row[width - len(prompt) :] = prompt
     start = jnp.asarray([width - len(prompt) for prompt in prompts], jnp.int32)
-    logits, cache = _read(self._transformer, self._params, tokens, start)
     keys = jax.random.split(jax.random.key(sampling.seed), len(prompts))
-    done = jnp.zeros(len(prompts), bool)
-    for made in range(0, most, _CHUNK):
-      if width + made + _CHUNK > cache.slots:  # Doubled, so that few sizes are compiled.
-        cache = _grown(cache, max(64, 2 * cache.slots))
-      ids, logits, cache, done = _write(
-        self._transformer, sampling, self._end, self._params, logits, cache, done, keys
-      )
-      yield [_until(row[: most - made], self._end) for row in np.asarray(ids).tolist()]
+    how = (self._transformer, sampling)
+    ids, cache = _read(*how, self._params, jnp.asarray(tokens), start, keys)
+    done = ids == self._end
+    yield [_until([token], self._end) for token in np.asarray(ids).tolist()]
+    for made in range(1, most, _CHUNK):
       if bool(done.all()):
         return
+      if width + made + _CHUNK > cache.slots:  # Doubled, so that few sizes are compiled.
+        cache = _grown(cache, max(64, 2 * cache.slots))
+      parts, ids, cache, done = _write(*how, self._end, self._params, ids, cache, done, keys)
+      yield [_until(row[: most - made], self._end) for row in np.asarray(parts).tolist()]
 
   def __call__(
     self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling
@@ -122,38 +122,55 @@ def _until(ids: list[int], end: int) -> list[int]:
   return ids[: ids.index(end)] if end in ids else ids
 
 
-@partial(jax.jit, static_argnums=0)
+def _next(
+  transformer: Transformer,
+  sampling: Sampling,
+  params: Params,
+  tokens: Int[Array, "b t"],
+  cache: Cache,
+  keys: Key[Array, "b"],
+) -> tuple[Int[Array, "b"], Cache]:
+  logits, cache = transformer.extend(params, tokens, cache)
+  at = cache.end - cache.start  # of the row, whatever is beside it
+  return draw(logits, jax.vmap(jax.random.fold_in)(keys, at), sampling), cache
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def _read(
-  transformer: Transformer, params: Params, tokens: Int[Array, "b t"], start: Int[Array, "b"]
-) -> tuple[Float[Array, "b v"], Cache]:
+  transformer: Transformer,
+  sampling: Sampling,
+  params: Params,
+  tokens: Int[Array, "b t"],
+  start: Int[Array, "b"],
+  keys: Key[Array, "b"],
+) -> tuple[Int[Array, "b"], Cache]:
+  """Returns the first tokens after prompts, and the cache of these."""
   dtype = jnp.dtype(transformer.compute.dtype)
   cache = Cache.empty(transformer.config, start, tokens.shape[1], dtype)
-  return transformer.extend(params, tokens, cache)
+  return _next(transformer, sampling, params, tokens, cache, keys)
 
 
 _grown = jax.jit(Cache.grown, static_argnums=1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
 def _write(
   transformer: Transformer,
   sampling: Sampling,
   end: int,
   params: Params,
-  logits: Float[Array, "b v"],
+  ids: Int[Array, "b"],
   cache: Cache,
   done: Bool[Array, "b"],
   keys: Key[Array, "b"],
-) -> tuple[Int[Array, "b n"], Float[Array, "b v"], Cache, Bool[Array, "b"]]:
-  """Returns the next tokens, of rows that have ended the end, and what is needed to go on."""
+) -> tuple[Int[Array, "b n"], Int[Array, "b"], Cache, Bool[Array, "b"]]:
+  """Returns the tokens after `ids`, of rows that have ended the end, and what is to go on with."""
 
   def step(carried: tuple, _: None) -> tuple[tuple, Int[Array, "b"]]:
-    logits, cache, done = carried
-    at = cache.end - cache.start  # of the row, whatever is beside it
-    ids = draw(logits, jax.vmap(jax.random.fold_in)(keys, at), sampling)
+    ids, cache, done = carried
+    ids, cache = _next(transformer, sampling, params, ids[:, None], cache, keys)
     ids = jnp.where(done, end, ids)
-    logits, cache = transformer.extend(params, ids[:, None], cache)
-    return (logits, cache, done | (ids == end)), ids
+    return (ids, cache, done | (ids == end)), ids
 
-  (logits, cache, done), ids = jax.lax.scan(step, (logits, cache, done), None, _CHUNK)
-  return ids.T, logits, cache, done
+  (ids, cache, done), parts = jax.lax.scan(step, (ids, cache, done), None, _CHUNK)
+  return parts.T, ids, cache, done

@@ -102,6 +102,12 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_bool(
     "print_config", False, "Print config and budgets, then exit.", flag_values=values
   )
+  flags.DEFINE_bool(
+    "inference",
+    False,
+    "Let `evaluate` measure what exports cost where they run.",
+    flag_values=values,
+  )
   flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=values)
   flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
 
@@ -247,6 +253,8 @@ def main(arguments: list[str]) -> None:
     raise UserError("Where to? Give a folder for everything that is made: --workdir=DIR.")
   command = "python -m specialization " + " ".join(arguments)
   options = asked
+  if verb == "evaluate" and values.inference:
+    options = {"inference": True, "to": values.to}
   if verb == "import":
     options = {"model": values.model, "to": values.to}
   if verb == "export":

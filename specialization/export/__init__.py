@@ -1,7 +1,7 @@
 """The registry of formats: one line each."""
 
 from specialization.export import gguf, hf, mlx, stablehlo
-from specialization.export.package import Format, Logits, Package
+from specialization.export.package import Format, Package, Reader
 
 FORMATS: dict[str, Format] = {
   "hf": hf.FORMAT,
@@ -10,4 +10,4 @@ FORMATS: dict[str, Format] = {
   "stablehlo": stablehlo.FORMAT,
 }
 
-__all__ = ["FORMATS", "Format", "Logits", "Package"]
+__all__ = ["FORMATS", "Format", "Package", "Reader"]

@@ -1,6 +1,7 @@
 """GGUF: one file with tokenizer, as llama.cpp and what is built on it read it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from specialization.config import ModelConfig
 from specialization.errors import UserError
 from specialization.export import llama
-from specialization.export.package import Format, Logits, Package
+from specialization.export.package import Format, Package, Reader
 
 FILE = "model.gguf"
 # Type of kernels, type of the embedding, name of the file's type. A tied embedding is also the
@@ -122,12 +123,13 @@ def weights(folder: Path, config: ModelConfig) -> dict:
   return llama.parameters(config, read)
 
 
-def read(folder: Path, package: Package) -> Logits:
-  """Returns logits by llama.cpp."""
+def read(folder: Path) -> Reader:
+  """Opens a file by llama.cpp, with all cores."""
   import llama_cpp
 
+  threads = dict(n_threads=os.cpu_count(), n_threads_batch=os.cpu_count())
   model = llama_cpp.Llama(
-    str(folder / FILE), n_ctx=package.length, n_batch=package.length, logits_all=True, verbose=False
+    str(folder / FILE), n_ctx=0, n_batch=4096, logits_all=True, verbose=False, **threads
   )
 
   def logits(tokens: np.ndarray) -> np.ndarray:
@@ -138,7 +140,16 @@ def read(folder: Path, package: Package) -> Logits:
       rows.append(model.scores[: len(row)].copy())
     return np.stack(rows)
 
-  return logits
+  def generate(tokens: np.ndarray, n: int) -> np.ndarray:
+    (ids,) = tokens.tolist()
+    model.reset()
+    made: list[int] = []
+    for _ in range(n):
+      model.eval(ids if not made else made[-1:])
+      made.append(int(model.scores[model.n_tokens - 1].argmax()))
+    return np.array([made])
+
+  return Reader(logits, generate, rows=1)
 
 
 FORMAT = Format(tuple(_TYPES), write, weights, read, "llama-cpp-python")

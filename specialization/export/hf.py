@@ -15,7 +15,7 @@ from tokenizers import processors
 from specialization.config import ModelConfig
 from specialization.errors import UserError
 from specialization.export import llama
-from specialization.export.package import Format, Logits, Package, narrowed
+from specialization.export.package import Format, Package, Reader, narrowed
 
 Read = Callable[..., np.ndarray]
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -165,8 +165,8 @@ def _open(path: Path) -> Any:
     raise UserError(f"{path} is damaged ({error}): copy or export it anew.") from error
 
 
-def read(folder: Path, package: Package) -> Logits:
-  """Returns logits by transformers."""
+def read(folder: Path) -> Reader:
+  """Opens a folder by transformers."""
   import torch
   import transformers
 
@@ -177,7 +177,14 @@ def read(folder: Path, package: Package) -> Logits:
       found: np.ndarray = model(torch.tensor(tokens, dtype=torch.long)).logits.float().numpy()
     return found
 
-  return logits
+  def generate(tokens: np.ndarray, n: int) -> np.ndarray:
+    ids = torch.tensor(tokens, dtype=torch.long)
+    seen, whole = torch.ones_like(ids), dict(max_new_tokens=n, min_new_tokens=n)
+    found = model.generate(ids, attention_mask=seen, do_sample=False, **whole)
+    rows: np.ndarray = found[:, ids.shape[1] :].numpy()
+    return rows
+
+  return Reader(logits, generate)
 
 
 FORMAT = Format(("float32", "bfloat16", "float16"), write, weights, read, "torch and transformers")

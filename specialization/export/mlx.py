@@ -9,7 +9,7 @@ import numpy as np
 from specialization.config import ModelConfig
 from specialization.errors import UserError
 from specialization.export import hf
-from specialization.export.package import Format, Logits, Package, narrowed
+from specialization.export.package import Format, Package, Reader, narrowed
 
 _BITS = {"q8": 8, "q4": 4}
 _GROUP = 64  # numbers that share a scale
@@ -64,15 +64,19 @@ def weights(folder: Path, config: ModelConfig) -> dict:
     found = read(name)
     if not bits or found.ndim != 2:
       return found
-    scales, biases = (mx.array(read(name.replace("weight", k))) for k in ("scales", "biases"))
+    scales, biases = (
+      mx.array(read(name.replace("weight", kind)).astype(np.float32))
+      for kind in ("scales", "biases")
+    )
     return np.array(mx.dequantize(mx.array(found), scales, biases, group_size=_GROUP, bits=bits))
 
   return hf.weights(folder, config, dequantized)
 
 
-def read(folder: Path, package: Package) -> Logits:
-  """Returns logits by mlx_lm."""
+def read(folder: Path) -> Reader:
+  """Opens a folder by mlx_lm."""
   import mlx.core as mx
+  from mlx_lm.models.cache import make_prompt_cache
   from mlx_lm.utils import load_model
 
   model, _ = load_model(folder)
@@ -81,7 +85,15 @@ def read(folder: Path, package: Package) -> Logits:
   def logits(tokens: np.ndarray) -> np.ndarray:
     return np.array(model(mx.array(tokens)).astype(mx.float32))
 
-  return logits
+  def generate(tokens: np.ndarray, n: int) -> np.ndarray:
+    cache, ids, rows = make_prompt_cache(model), mx.array(tokens), []
+    for _ in range(n):
+      ids = mx.argmax(model(ids, cache=cache)[:, -1:], axis=-1)
+      mx.async_eval(ids)
+      rows.append(ids)
+    return np.array(mx.concatenate(rows, axis=1))
+
+  return Reader(logits, generate)
 
 
 FORMAT = Format(("float32", "bfloat16", "float16", *_BITS), write, weights, read, "mlx-lm")

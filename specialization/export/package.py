@@ -10,7 +10,21 @@ import numpy as np
 from specialization.config import ModelConfig
 from specialization.export import llama
 
-Logits = Callable[[np.ndarray], np.ndarray]  # i32[b, t] -> f32[b, t, v]
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """A target's own way to run what was written.
+
+  Attributes:
+    logits: i32[b, t] -> f32[b, t, v].
+    generate: (i32[b, t], n) -> the n likeliest next tokens, i32[b, n], whatever ends a text;
+      None: it has no way to.
+    rows: that it can go on with at once, at most.
+  """
+
+  logits: Callable[[np.ndarray], np.ndarray]
+  generate: Callable[[np.ndarray, int], np.ndarray] | None = None
+  rows: int = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +66,14 @@ class Format:
     dtypes: that its numbers may have, the default first.
     write: puts the files of a package into a folder.
     weights: gives back the parameters that are in the files.
-    read: gives logits by the target's own reader; ImportError: that is not installed.
+    read: opens them by the target's own reader; ImportError: that is not installed.
     reader: what has to be installed for that.
   """
 
   dtypes: tuple[str, ...]
   write: Callable[[Package, Path, str], None]
   weights: Callable[[Path, ModelConfig], dict]
-  read: Callable[[Path, Package], Logits]
+  read: Callable[[Path], Reader]
   reader: str
 
 

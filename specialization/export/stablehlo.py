@@ -11,7 +11,7 @@ from jax import export
 from specialization import sharding
 from specialization.config import ModelConfig
 from specialization.export import hf, llama
-from specialization.export.package import Format, Logits, Package
+from specialization.export.package import Format, Package, Reader
 
 FILE = "model.stablehlo"
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -40,8 +40,8 @@ def weights(folder: Path, config: ModelConfig) -> dict:
   return hf.weights(folder, config)
 
 
-def read(folder: Path, package: Package) -> Logits:
-  """Returns logits by the function that was written."""
+def read(folder: Path) -> Reader:
+  """Opens the function that was written."""
   call = jax.jit(export.deserialize(bytearray((folder / FILE).read_bytes())).call)
   with hf.opened(folder) as (names, read), jax.set_mesh(sharding.alone()):
     tensors = {name: jnp.asarray(read(name)) for name in names}
@@ -50,7 +50,7 @@ def read(folder: Path, package: Package) -> Logits:
     with jax.set_mesh(sharding.alone()):
       return np.asarray(call(tensors, jnp.asarray(tokens, jnp.int32)))
 
-  return logits
+  return Reader(logits)
 
 
 FORMAT = Format(("float32", "bfloat16"), write, weights, read, "jax")

@@ -23,6 +23,7 @@ from specialization.phases.build import (
 )
 from specialization.phases.evaluate import Evaluation
 from specialization.phases.export import Export, of_cell, of_run
+from specialization.phases.inference import measure
 from specialization.phases.jobs import Job, complaint, locked, work
 from specialization.phases.prepare import Prepared
 from specialization.phases.pretrain import Pretrained
@@ -140,9 +141,18 @@ class Study:
     """Each cell on its domain's text."""
     self._work("specialize")
 
-  def evaluate(self) -> None:
-    """Each cell on held-out text, before and after."""
-    self._work("evaluate")
+  def evaluate(self, inference: bool = False, to: str = "") -> None:
+    """Each cell on held-out text, before and after; or what its exports cost where they run."""
+    if not inference:
+      self._work("evaluate")
+      return
+    with locked(self._workdir, "inference"):  # Two at once would measure each other.
+      for cell in map(self._cell, self._cells):
+        transformer = cell.pretrained.family.transformer
+        measure(self._workdir, self._exports(to), cell.cell.name, transformer, cell.domain.test)
+
+  def _exports(self, to: str) -> Path:
+    return Path(to).expanduser() if to else self._workdir / "export"
 
   def report(self) -> None:
     """Table and page of what is there."""
@@ -162,7 +172,7 @@ class Study:
 
   def export(self, kind: str, dtype: str, to: str, expert: str) -> None:
     """Each cell's model in a format, or one of its pretraining's experts."""
-    folder, config = Path(to).expanduser() if to else self._workdir / "export", self._config
+    folder, config = self._exports(to), self._config
     tokenizer = self._data().tokenizer
     if expert:
       pretrained = dict.fromkeys(run_of(config, cell) for cell in self._cells)

@@ -16,7 +16,7 @@ from specialization import artifact, budgets, evaluate, processes, sharding
 from specialization.config import Config
 from specialization.data import store
 from specialization.errors import UserError
-from specialization.export import FORMATS, Format, Logits, Package, card
+from specialization.export import FORMATS, Format, Package, card
 from specialization.models import Params, Transformer
 from specialization.phases.evaluate import Evaluation
 from specialization.phases.pretrain import Pretrained
@@ -229,7 +229,7 @@ class Export:
     """Compares what was written with what was to be; returns what was found, in a sentence."""
     ours = self._ours(package, jax.device_get(self._source.params()))
     try:
-      theirs, reader = self._format.read(folder, package), self._format.reader
+      theirs, reader = self._format.read(folder).logits, self._format.reader
     except ImportError:
       back = self._try(lambda: self._format.weights(folder, package.config), "read")
       theirs = self._ours(package, back)
@@ -256,7 +256,7 @@ class Export:
       )
     return said
 
-  def _ours(self, package: Package, params: Params) -> Logits:
+  def _ours(self, package: Package, params: Params) -> Callable[[np.ndarray], np.ndarray]:
     compiled = jax.jit(package.apply)
 
     def logits(tokens: np.ndarray) -> np.ndarray:
@@ -270,7 +270,9 @@ def _bits(dtype: str) -> int:
   return next(bits for bits in (32, 16, 8, 4) if str(bits) in dtype)
 
 
-def perplexity(logits: Logits, rows: np.ndarray, mask: np.ndarray) -> float:
+def perplexity(
+  logits: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, mask: np.ndarray
+) -> float:
   """Returns exp of the mean of -log p over targets where mask is True, row by row."""
   nats = 0.0
   for row, seen in zip(rows, mask, strict=True):

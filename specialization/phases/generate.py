@@ -5,6 +5,7 @@ generate.load("exported/hf-float32").generate(["To undo the last commit"], token
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from specialization.config import ComputeConfig
 from specialization.data.tokenizer import Tokenizer
@@ -22,7 +25,7 @@ from specialization.generate import Generator, Sampling
 from specialization.models import Params, Transformer
 from specialization.phases.specialize import Specialization
 
-_PLAIN = ComputeConfig("float32", "none", 1, "reference", 1, 1)
+PLAIN = ComputeConfig("float32", "none", 1, "reference", 1, 1)
 _UNFINISHED = "\ufffd"  # how the bytes of a character look until the last one is there
 GREEDY = Sampling()
 
@@ -79,6 +82,22 @@ class Model:
       if stop and all(_before(text, stop) != text for text in texts):
         return
 
+  def logits(self, tokens: np.ndarray) -> np.ndarray:
+    """Returns f32[b, t, v] of tokens i32[b, t]."""
+    return np.asarray(_logits(self.transformer, self.params, jnp.asarray(tokens, jnp.int32)))
+
+  def likeliest(self, tokens: np.ndarray, n: int) -> np.ndarray:
+    """Returns the n likeliest tokens after each row, whatever ends a text."""
+    generator = Generator(self.transformer, self.params, -1, self.length)
+    return np.array(generator(tokens.tolist(), n, GREEDY))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(
+  transformer: Transformer, params: Params, tokens: Int[Array, "b t"]
+) -> Float[Array, "b t v"]:
+  return transformer.logits(params, tokens)
+
 
 def _before(text: str, stop: Sequence[str]) -> str:
   return text[: min((text.find(s) for s in stop if s in text), default=len(text))]
@@ -103,13 +122,13 @@ def load(folder: str | Path) -> Model:
       f"{folder} has {vocab_size} tokens in config.json, but {tokenizer.vocab_size} in"
       " tokenizer.json: take both from one model."
     )
-  return Model(Transformer(config, vocab_size, _PLAIN), params, tokenizer, length)
+  return Model(Transformer(config, vocab_size, PLAIN), params, tokenizer, length)
 
 
 def of_cell(cell: Specialization) -> Model:
   """Returns the model that a cell's fine-tuning made."""
   family, config = cell.pretrained.family, cell.config
-  transformer = dataclasses.replace(family.transformer, compute=_PLAIN)
+  transformer = dataclasses.replace(family.transformer, compute=PLAIN)
   return Model(transformer, cell.params(), cell.data.tokenizer, config.sequence_length)
 
 

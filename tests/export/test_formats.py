@@ -52,7 +52,7 @@ def at(tree, path):
 def test_stablehlo_is_called_without_the_model(made):
   of, params, package, folder = made
   FORMATS["stablehlo"].write(package, folder, "float32")
-  call = FORMATS["stablehlo"].read(folder, package)
+  call = FORMATS["stablehlo"].read(folder).logits
   for shape in ((1, 1), (3, packages.LENGTH), (2, 7)):
     tokens = np.random.default_rng(1).integers(0, packages.VOCAB, shape, np.int32)
     np.testing.assert_allclose(call(tokens), packages.logits(of, params, tokens), atol=1e-5)

@@ -1,86 +1,180 @@
-"""The transformer against Hugging Face's LlamaForCausalLM with the same weights."""
+"""Exported models by their real readers: the same logits, tokens, text and perplexity."""
+
+import functools
+import math
+import random
 
 import jax
+import lm_eval.api.instance
+import lm_eval.models.huggingface
 import numpy as np
 import pytest
 import torch
 import transformers
 
+import packages
 import tiny
-from specialization.models import Params, Transformer
+from specialization.data.tokenizer import Tokenizer
+from specialization.export import FORMATS
+from specialization.generate import Sampling, draw
+from specialization.phases import export, generate
 
 pytestmark = pytest.mark.oracle
 
-
-def to_llama(model: Transformer, params: Params) -> transformers.LlamaForCausalLM:
-  """Returns a LlamaForCausalLM with the transformer's weights; its kernels are [out, in]."""
-  c = model.config
-  llama = transformers.LlamaForCausalLM(
-    transformers.LlamaConfig(
-      vocab_size=model.vocab_size,
-      hidden_size=c.d_model,
-      intermediate_size=c.d_mlp,
-      num_hidden_layers=c.n_layers,
-      num_attention_heads=c.n_heads,
-      num_key_value_heads=c.n_kv_heads,
-      rms_norm_eps=c.norm_epsilon,
-      rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-      tie_word_embeddings=c.tie_embeddings,
-      attention_bias=False,
-      mlp_bias=False,
-    )
-  ).eval()
-  layers = params["layers"]
-  weights = {
-    "model.embed_tokens.weight": params["embedding"]["table"],
-    "model.norm.weight": params["final_norm"]["scale"],
-  }
-  for i in range(c.n_layers):
-    at = f"model.layers.{i}."
-    weights[at + "input_layernorm.weight"] = layers["attention_norm"]["scale"][i]
-    weights[at + "post_attention_layernorm.weight"] = layers["mlp_norm"]["scale"][i]
-    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "o")):
-      kernel = layers["attention"][ours]["kernel"][i]
-      weights[f"{at}self_attn.{theirs}_proj.weight"] = kernel.T
-    for name in ("gate", "up", "down"):
-      weights[f"{at}mlp.{name}_proj.weight"] = layers["mlp"][name]["kernel"][i].T
-  head = params["embedding"]["table"] if c.tie_embeddings else params["head"]["kernel"].T
-  weights["lm_head.weight"] = head
-  tensors = {name: torch.tensor(np.array(value)) for name, value in weights.items()}
-  missing = llama.load_state_dict(tensors, strict=True)
-  assert not missing.missing_keys
-  return llama
+CHANGES = [
+  {"n_kv_heads": 4},
+  {"n_kv_heads": 2},
+  {"n_kv_heads": 1, "tie_embeddings": False, "rope_theta": 500_000.0},
+]
 
 
-def perturbed(params: Params) -> Params:
-  """Norm scales start at one, where a forgotten scale would not show."""
-  flat, treedef = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(7), len(flat))
-  return treedef.unflatten(
-    [p * (1 + 0.2 * jax.random.normal(k, p.shape)) for p, k in zip(flat, keys, strict=True)]
-  )
+@functools.cache
+def small(name, changes):
+  """Returns a transformer and what a family materializes."""
+  of = tiny.family(name, over=packages.transformer(**dict(changes)))
+  params = packages.perturbed(of.init(jax.random.key(0)))
+  mixture = jax.random.dirichlet(jax.random.key(1), np.ones(of.clusters))
+  return of.transformer, of.materialize(params, mixture)
+
+
+def written(folder, kind, dtype="", name="dense", changes=()):
+  """Returns a model, its parameters and package, written in a format to `out` of a folder."""
+  of, params = small(name, tuple(dict(changes).items()))
+  package, out = packages.package(of, params, folder), folder / "out"
+  out.mkdir()
+  FORMATS[kind].write(package, out, dtype or FORMATS[kind].dtypes[0])
+  return of, params, package, out
+
+
+def odd_tokens():
+  rng = np.random.default_rng(0)
+  yield rng.integers(0, packages.VOCAB, (3, 30), np.int32)
+  yield np.zeros((1, 9), np.int32)
+  yield np.full((2, 1), packages.VOCAB - 1, np.int32)
 
 
 @pytest.mark.parametrize("name", tiny.FAMILIES)
-@pytest.mark.parametrize(
-  "changes",
-  [
-    {"n_kv_heads": 4},
-    {"n_kv_heads": 2},
-    {"n_kv_heads": 1, "tie_embeddings": False, "rope_theta": 500_000.0},
-  ],
-  ids=str,
-)
-def test_materialized_logits_equal_llama(name, changes):
-  of = tiny.family(name, over=tiny.transformer(**changes))
-  params = perturbed(of.init(jax.random.key(0)))
-  mixture = jax.random.dirichlet(jax.random.key(1), np.ones(of.clusters))
-  small = of.materialize(params, mixture)
-  llama = to_llama(of.transformer, jax.tree.map(np.asarray, small))
-  rng = np.random.default_rng(0)
-  for tokens in (rng.integers(0, tiny.VOCAB, (3, 40)), np.zeros((1, 9), int), np.full((2, 1), 95)):
-    ours = of.transformer.logits(small, jax.numpy.asarray(tokens, "int32"))
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+@pytest.mark.parametrize("kind", ["hf", "mlx"])
+def test_logits_are_the_same(tmp_path, kind, name, changes):
+  of, params, _, out = written(tmp_path, kind, name=name, changes=changes)
+  theirs = FORMATS[kind].read(out).logits
+  for tokens in odd_tokens():
+    found = theirs(tokens)
+    assert np.abs(found).max() > 0.1
+    np.testing.assert_allclose(packages.logits(of, params, tokens), found, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "q8", "q4"])
+def test_mlx_has_the_parameters_that_the_files_have(tmp_path, dtype):
+  of, _, _, out = written(tmp_path, "mlx", dtype)
+  back = jax.tree.map(jax.numpy.asarray, FORMATS["mlx"].weights(out, of.config))
+  theirs = FORMATS["mlx"].read(out).logits
+  for tokens in odd_tokens():
+    ours = packages.logits(of, back, tokens)
+    np.testing.assert_allclose(theirs(tokens), ours, atol=1e-4, rtol=0)
+
+
+def texts():
+  """Yields strings of words, and of any characters."""
+  rng = random.Random(0)
+  points = [*range(0xD800), *range(0xE000, 0x110000)]
+  words = [word for text in packages.TEXT for word in text.split(" ")]
+  for _ in range(1000):
+    yield " ".join(rng.choices(words, k=rng.randrange(1, 30)))
+    yield "".join(map(chr, rng.choices(points, k=rng.randrange(1, 100))))
+  # Every character of Unicode once.
+  yield from ("".join(map(chr, points[i : i + 4096])) for i in range(0, len(points), 4096))
+  yield "To end: <|endoftext|> is a token.\n\n\n  And that's 1234567 of them, weren\u2019t it?"
+
+
+def test_transformers_finds_the_same_tokens(tmp_path):
+  _, _, package, out = written(tmp_path, "hf")
+  theirs, ours = transformers.AutoTokenizer.from_pretrained(out), Tokenizer(tmp_path)
+  strings = list(texts())
+  for text, ids in zip(strings, ours.encode_batch(strings), strict=True):
+    assert theirs(text).input_ids == [package.end, *ids.tolist()], repr(text)
+    assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
+  assert theirs.eos_token_id == theirs.bos_token_id == package.end
+  assert len(theirs) == packages.VOCAB
+
+
+def prompts():
+  rng = random.Random(1)
+  words = [word for text in packages.TEXT for word in text.split()]
+  return [" ".join(rng.choices(words, k=rng.randrange(1, 4))) for _ in range(50)]
+
+
+def test_the_likeliest_text_is_that_of_transformers(tmp_path):
+  _, _, package, out = written(tmp_path, "hf")
+  tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+  ours = generate.load(out)
+  some = [p for p in prompts() if len(tokenizer(p).input_ids) <= packages.LENGTH - 12]
+  assert len(some) > 40
+  found = ours.generate(some, 12)
+  for prompt, text in zip(some, found, strict=True):
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
     with torch.no_grad():
-      theirs = llama(torch.tensor(tokens)).logits.numpy()
-    assert np.abs(theirs).max() > 0.1
-    np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+      whole = theirs.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
+    whole = whole[: whole.index(package.end)] if package.end in whole else whole
+    assert ours.tokenizer.decode(whole) == text, prompt
+  assert len(set(found)) > 20
+
+
+def test_perplexity_is_that_of_lm_eval(tmp_path):
+  """Of documents shorter than what the model looks at, and of several times as much.
+
+  Of others lm-eval lets the last window look back at tokens that it has predicted before.
+  """
+  of, params, package, out = written(tmp_path, "hf")
+  ours = Tokenizer(tmp_path)
+  cut = [ours.encode_batch([text])[0] for text in packages.TEXT]
+  documents = ["x", *(ours.decode(ids[: len(ids) // 32 * 32]) for ids in cut)]
+  documents = [text for text in documents if len(ours.encode_batch([text])[0]) % 32 < 2]
+  assert len(documents) > 4
+  task = lm_eval.models.huggingface.HFLM(
+    pretrained=str(out),
+    device="cpu",
+    dtype="float32",
+    max_length=packages.LENGTH,
+    add_bos_token=False,  # lm-eval puts it before a text itself, and else would also predict it
+  )
+  requests = [rolling(text) for text in documents]
+  wanted = -sum(task.loglikelihood_rolling(requests, disable_tqdm=True))
+  rows, masks = [], []
+  for ids in ours.encode_batch(documents):
+    tokens = np.concatenate([[package.end], ids]).astype(np.int32)
+    for first in range(0, len(ids), packages.LENGTH):
+      row = tokens[first : first + packages.LENGTH + 1]
+      mask = np.arange(packages.LENGTH) < len(row) - 1
+      rows.append(np.pad(row, (0, packages.LENGTH + 1 - len(row)), constant_values=package.end))
+      masks.append(mask)
+  rows, masks = np.stack(rows), np.stack(masks)
+  found = export.perplexity(lambda x: packages.logits(of, params, x), rows, masks)
+  assert math.log(found) * masks.sum() == pytest.approx(wanted, rel=1e-5)
+
+
+def rolling(text):
+  return lm_eval.api.instance.Instance("loglikelihood_rolling", {}, (text,), 0)
+
+
+def test_drawn_text_is_drawn_as_transformers_draws(tmp_path):
+  """The shares of next tokens, after the same temperature, top-k and top-p."""
+  of, params, package, _ = written(tmp_path, "hf")
+  ids = [package.end, 5, 6, 7]
+  warpers = transformers.LogitsProcessorList(
+    [
+      transformers.TemperatureLogitsWarper(0.7),
+      transformers.TopKLogitsWarper(40),
+      transformers.TopPLogitsWarper(0.8),
+    ]
+  )
+  logits = packages.logits(of, params, np.array([ids], np.int32))[:, -1]
+  wanted = torch.softmax(warpers(torch.tensor([ids]), torch.tensor(logits)), -1)[0].numpy()
+  draws = 20_000
+  keys = jax.random.split(jax.random.key(0), draws)
+  found = draw(jax.numpy.asarray(np.repeat(logits, draws, axis=0)), keys, Sampling(0.7, 40, 0.8))
+  shares = np.bincount(found, minlength=packages.VOCAB) / draws
+  assert np.all((shares > 0) <= (wanted > 0))
+  np.testing.assert_allclose(shares, wanted, atol=0.015)

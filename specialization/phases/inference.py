@@ -1,0 +1,219 @@
+"""What exported models cost where they run: size, speed, memory and perplexity of each.
+
+Each is opened by its target's own reader in a process of its own, so that memory is its own.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialization import artifact, budgets
+from specialization.config import ModelConfig
+from specialization.data import store
+from specialization.errors import UserError
+from specialization.export import FORMATS, Reader
+from specialization.models import Transformer
+from specialization.phases import generate
+from specialization.phases.evaluate import hardware
+from specialization.phases.export import perplexity
+from specialization.strict import to_dict
+
+_ROWS = 256  # of held-out text, spread over all of it
+_PROMPT, _NEW = 16, 64  # tokens that decoding begins with and adds
+_TURNS = 5  # of which the median counts
+_OURS = "specialization"  # reads what was written for Hugging Face
+
+
+def _ours(folder: Path) -> Reader:
+  model = generate.load(folder)
+  return Reader(model.logits, model.likeliest)
+
+
+_READERS: Mapping[str, Callable[[Path], Reader]] = {
+  _OURS: _ours,
+  **{kind: made.read for kind, made in FORMATS.items()},
+}
+
+
+def measure(
+  workdir: Path, exports: Path, cell: str, transformer: Transformer, held_out: store.Store
+) -> list[Path]:
+  """Measures all exports of a cell; returns the files of what was found.
+
+  Args:
+    workdir: of the study, for `inference`.
+    exports: where `export` put them.
+    cell: name.
+    transformer: of its size.
+    held_out: text of its domain.
+
+  Raises:
+    UserError: there are none, or one cannot be read.
+  """
+  folders = sorted(path for path in (exports / cell).glob("*-*") if path.is_dir())
+  if not folders:
+    raise UserError(f"{exports} has nothing of {cell}: run `export` first.")
+  index = np.linspace(0, held_out.n_rows - 1, min(_ROWS, held_out.n_rows)).astype(np.int64)
+  text = exports / f".{cell}.npz"
+  size = json.dumps(to_dict(transformer.config) | {"vocab_size": transformer.vocab_size})
+  np.savez(text, rows=held_out.rows(index), mask=held_out.mask(index), size=size)
+  made = []
+  try:
+    for folder in folders:
+      kind, _, dtype = folder.name.partition("-")
+      for reader in [kind, _OURS] if folder.name == "hf-float32" else [kind]:
+        target = workdir / "inference" / f"{cell}--{reader}-{dtype}.json"
+        if not target.exists():
+          found = _apart(reader, folder, text)
+          about = {"cell": cell, "format": kind, "dtype": dtype, "reader": reader}
+          artifact.write_text(target, json.dumps(about | found, indent=1))
+          print(f"inference {cell}: {_said(about | found)}", flush=True)
+        made.append(target)
+  finally:
+    text.unlink()
+  return made
+
+
+def _said(found: Mapping[str, Any]) -> str:
+  speeds = [
+    f"{name} {found[key]:,.0f} tokens/s"
+    for name, key in (("prefill", "prefill"), ("decode", "decode_1"), ("16 rows", "decode_16"))
+    if found[key]
+  ]
+  return ", ".join(
+    [
+      f"{found['format']} {found['dtype']} by {found['by']}",
+      f"{found['bytes'] / 1e6:.2f} MB",
+      *speeds,
+      f"{found['memory'] / 1e6:.0f} MB of memory",
+      f"perplexity {found['perplexity']:.2f}.",
+    ]
+  )
+
+
+def _apart(reader: str, folder: Path, text: Path) -> dict[str, Any]:
+  """Returns what a process of its own finds."""
+  command = [sys.executable, "-m", __name__, reader, str(folder), str(text)]
+  done = subprocess.run(command, capture_output=True, text=True)
+  if done.returncode:
+    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    raise UserError(f"{folder} cannot be measured by {reader} ({last}): install what it needs.")
+  found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+  """Of one reader; speeds in tokens/s, 0 where it has none.
+
+  Attributes:
+    by: the reader.
+    parameters, bytes: of the model.
+    prefill: of one row.
+    decode_1, decode_16: of one row and of 16 at once.
+    memory: bytes that the process took beyond what it had before the model was opened.
+    perplexity: of held-out tokens.
+    tokens: so many.
+    hardware, date: of the measurement.
+  """
+
+  by: str
+  parameters: int
+  bytes: int
+  prefill: float
+  decode_1: float
+  decode_16: float
+  memory: int
+  perplexity: float
+  tokens: int
+  hardware: str
+  date: str
+
+
+def main(reader: str, folder: Path, text: Path) -> None:
+  """Prints what is found as JSON."""
+  given = np.load(text)
+  rows, mask, size = given["rows"], given["mask"], json.loads(str(given["size"]))
+  vocab_size = size.pop("vocab_size")
+  config, before = ModelConfig(**size), _peak()
+  by = _OURS if reader == _OURS else FORMATS[reader].reader
+  try:
+    opened = _READERS[reader](folder)
+    speeds = _speeds(opened, rows[:, :-1])
+  except ImportError:
+    by = f"{_OURS}, without {by}"
+    opened = _read_back(Transformer(config, vocab_size, generate.PLAIN), reader, folder)
+    speeds = (0.0, 0.0, 0.0)
+  memory = _peak() - before
+  made = _Found(
+    by,
+    budgets.parameters(config, vocab_size),
+    sum(path.stat().st_size for path in folder.glob("model*")),
+    *speeds,
+    memory=memory,
+    perplexity=perplexity(opened.logits, rows, mask),
+    tokens=int(mask.sum()),
+    hardware=hardware(),
+    date=date.today().isoformat(),
+  )
+  print(json.dumps(dataclasses.asdict(made)))
+
+
+def _read_back(transformer: Transformer, kind: str, folder: Path) -> Reader:
+  """Returns our own transformer with the parameters that are in the files."""
+  params = FORMATS[kind].weights(folder, transformer.config)
+  apply = jax.jit(transformer.logits)
+  return Reader(lambda tokens: np.asarray(apply(params, jnp.asarray(tokens, jnp.int32))))
+
+
+def _speeds(opened: Reader, rows: np.ndarray) -> tuple[float, float, float]:
+  """Returns tokens/s of reading a row that leaves room for one, of going on with one and with 16."""
+  whole, go_on = np.ascontiguousarray(rows[:1, :-1]), opened.generate
+  if go_on is None:
+    return whole.size / _seconds(lambda: opened.logits(whole)), 0.0, 0.0
+  return (
+    whole.size / _seconds(lambda: go_on(whole, 1)),
+    _decoding(go_on, rows[:1, :_PROMPT]),
+    _decoding(go_on, np.resize(rows[:, :_PROMPT], (16, _PROMPT))) if opened.rows >= 16 else 0.0,
+  )
+
+
+def _decoding(go_on: Callable[[np.ndarray, int], np.ndarray], tokens: np.ndarray) -> float:
+  """Returns tokens/s of decoding alone: what more tokens take beyond the first."""
+  start = np.ascontiguousarray(tokens)
+  more = _seconds(lambda: go_on(start, 1 + _NEW)) - _seconds(lambda: go_on(start, 1))
+  return len(start) * _NEW / more
+
+
+def _seconds(do: Callable[[], object]) -> float:
+  do()
+  taken = []
+  for _ in range(_TURNS):
+    began = time.perf_counter()
+    do()
+    taken.append(time.perf_counter() - began)
+  return statistics.median(taken)
+
+
+def _peak() -> int:
+  """Returns the most memory that this process has had, in bytes."""
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return most if sys.platform == "darwin" else most * 1024
+
+
+if __name__ == "__main__":
+  os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+  main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
