@@ -127,9 +127,15 @@ def read(folder: Path) -> Reader:
   """Opens a file by llama.cpp, with all cores."""
   import llama_cpp
 
-  threads = dict(n_threads=os.cpu_count(), n_threads_batch=os.cpu_count())
+  cores = os.cpu_count() or 1
   model = llama_cpp.Llama(
-    str(folder / FILE), n_ctx=0, n_batch=4096, logits_all=True, verbose=False, **threads
+    str(folder / FILE),
+    n_ctx=0,  # as long as the file says
+    n_batch=4096,
+    n_threads=cores,
+    n_threads_batch=cores,
+    logits_all=True,
+    verbose=False,
   )
 
   def logits(tokens: np.ndarray) -> np.ndarray:
@@ -152,4 +158,4 @@ def read(folder: Path) -> Reader:
   return Reader(logits, generate, rows=1)
 
 
-FORMAT = Format(tuple(_TYPES), write, weights, read, "llama-cpp-python")
+FORMAT = Format(tuple(_TYPES), write, weights, read, "llama-cpp-python", 2e-2)

@@ -68,6 +68,7 @@ class Format:
     weights: gives back the parameters that are in the files.
     read: opens them by the target's own reader; ImportError: that is not installed.
     reader: what has to be installed for that.
+    slack: by which its logits may differ whatever the numbers: llama.cpp keeps 16 bits of some.
   """
 
   dtypes: tuple[str, ...]
@@ -75,6 +76,7 @@ class Format:
   weights: Callable[[Path, ModelConfig], dict]
   read: Callable[[Path], Reader]
   reader: str
+  slack: float = 0.0
 
 
 def narrowed(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -25,8 +25,14 @@ from specialization.strict import one_of
 
 _ROWS = 64  # of held-out text on which both readers are asked for their perplexity
 _COMPARED = 8  # of these, of which all logits are compared; and as many rows of random tokens
-# By the bits of a number: what logits may differ by, and perplexity relatively.
-_TOLERANCES = {32: (1e-4, 1e-4), 16: (0.5, 0.01), 8: (math.inf, 0.03), 4: (math.inf, 0.5)}
+# By what is in the name of a type: what logits may differ by, and perplexity relatively.
+_TOLERANCES = {
+  "32": (1e-4, 1e-4),
+  "bf": (0.5, 0.01),
+  "16": (0.05, 0.002),
+  "8": (math.inf, 0.03),
+  "4": (math.inf, 0.5),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,8 +254,8 @@ class Export:
       f"{reader}: logits differ by {difference:.2g} at most, {agree:.2%} have the same likeliest"
       f" token, perplexity of {int(mask.sum()):,} held-out tokens {other:.4f}, ours {mine:.4f}."
     )
-    most, relative = _TOLERANCES[_bits(self._dtype)]
-    if not difference <= most or not abs(other / mine - 1) <= relative:
+    most, relative = next(t for name, t in _TOLERANCES.items() if name in self._dtype)
+    if not difference <= max(most, self._format.slack) or not abs(other / mine - 1) <= relative:
       raise UserError(
         f"What was written as {self._kind} {self._dtype} is not {package.name} ({said[:-1]}): it"
         " was removed; please report this with the versions of the packages."
@@ -264,10 +270,6 @@ class Export:
         return np.asarray(compiled(params, jnp.asarray(tokens, jnp.int32)))
 
     return logits
-
-
-def _bits(dtype: str) -> int:
-  return next(bits for bits in (32, 16, 8, 4) if str(bits) in dtype)
 
 
 def perplexity(

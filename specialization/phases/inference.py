@@ -180,7 +180,7 @@ def _read_back(transformer: Transformer, kind: str, folder: Path) -> Reader:
 
 
 def _speeds(opened: Reader, rows: np.ndarray) -> tuple[float, float, float]:
-  """Returns tokens/s of reading a row that leaves room for one, of going on with one and with 16."""
+  """Returns tokens/s of reading a row, of going on with one row and with 16."""
   whole, go_on = np.ascontiguousarray(rows[:1, :-1]), opened.generate
   if go_on is None:
     return whole.size / _seconds(lambda: opened.logits(whole)), 0.0, 0.0

@@ -14,6 +14,7 @@ from specialization.report.sections import (
   experts,
   horizons,
   importance,
+  inference,
   rates,
   resources,
   summary,
@@ -22,7 +23,19 @@ from specialization.report.sections import (
 )
 
 _ORDER = (
-  *(summary, budgets, claims, advice, horizons, domains, costs, tasks, resources, experts),
+  *(
+    summary,
+    budgets,
+    claims,
+    advice,
+    horizons,
+    domains,
+    costs,
+    tasks,
+    inference,
+    resources,
+    experts,
+  ),
   *(distillation, clusters, entropy, importance, rates, training),
 )
 

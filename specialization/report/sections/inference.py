@@ -1,0 +1,85 @@
+"""Perplexity against what exported models cost where they run, measured."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from specialization.report import figures
+from specialization.report.figures import Item, Line, Lines, Name, Section, Table
+from specialization.report.results import Study
+from specialization.report.text import count, number
+
+Record = Mapping[str, Any]
+
+
+def section(study: Study) -> Section | None:
+  records = _records(study)
+  if not records:
+    return None
+  where = "; ".join(dict.fromkeys(f"{r['hardware']}, {r['date']}" for r in records))
+  text = (
+    "Exports, each by its target's own reader in a process of its own. Prefill: one row as long as"
+    " the model was trained on; decode: 64 tokens after 16, for one row and for 16 at once; medians"
+    " of 5. Memory: what the process took beyond what it had before the model was opened."
+    f" {where}."
+  )
+  domains = dict.fromkeys(record["domain"] for record in records)
+  parts: list[Table | Lines] = [_table(records)]
+  for domain in domains:
+    some = [record for record in records if record["domain"] == domain]
+    parts += [
+      _plot(f"{domain}: size", some, "bytes", "megabytes", 1e6),
+      _plot(f"{domain}: speed", some, "decode_1", "tokens/s, one row", 1.0),
+      _plot(f"{domain}: speed of 16 rows", some, "decode_16", "tokens/s, 16 rows", 1.0),
+    ]
+  return figures.section("Inference, measured", text, parts)
+
+
+def _records(study: Study) -> list[Record]:
+  known = {cell.of.name: cell.of for cell in study.cells}
+  found = []
+  for path in sorted((study.workdir / "inference").glob("*.json")):
+    record = json.loads(path.read_text())
+    if record["cell"] in known:
+      of = known[record["cell"]]
+      found.append(record | {"method": of.method, "domain": of.domain})
+  order = [*study.methods]
+  return sorted(found, key=lambda r: (r["domain"], order.index(r["method"]), -r["bytes"]))
+
+
+def _table(records: Sequence[Record]) -> Table:
+  head = ["Method", "domain", "format", "numbers", "read by", "prefill", "decode", "16 rows"]
+  head += ["model", "memory", "perplexity"]
+  over = (("", 5), ("Tokens per second", 3), ("Megabytes", 2), ("Held-out text", 1))
+  groups: dict[str, list[Sequence[Item]]] = {}
+  for r in records:
+    groups.setdefault(r["cell"], []).append(
+      [
+        Name(r["method"]),
+        *(r["domain"], r["format"], r["dtype"], r["by"]),
+        *(count(r[key]) if r[key] else "–" for key in ("prefill", "decode_1", "decode_16")),
+        *(f"{r['bytes'] / 1e6:.2f}", f"{r['memory'] / 1e6:.0f}"),
+        number(r["perplexity"]),
+      ]
+    )
+  return Table(head, list(groups.values()), spans=over)
+
+
+def _plot(title: str, records: Sequence[Record], key: str, label: str, unit: float) -> Lines:
+  """Returns a plot with a line for each method and reader, through its kinds of numbers."""
+  groups: dict[str, list[Record]] = {}
+  for record in records:
+    if record[key]:
+      groups.setdefault(f"{record['method']}, {record['by']}", []).append(record)
+  styles = dict(zip(dict.fromkeys(r["by"] for r in records), ("-", "--", ":", "-."), strict=False))
+  series = [
+    Line(
+      some[0]["method"],
+      [r[key] / unit for r in some],
+      [r["perplexity"] for r in some],
+      style=styles.get(some[0]["by"], "-"),
+      label=name,
+    )
+    for name, some in groups.items()
+  ]
+  return Lines(title, series, label, "perplexity")
