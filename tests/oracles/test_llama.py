@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import packages
+import strings
 import tiny
 from specialization.data.tokenizer import Tokenizer
 from specialization.export import FORMATS
@@ -75,24 +76,11 @@ def test_mlx_has_the_parameters_that_the_files_have(tmp_path, dtype):
     np.testing.assert_allclose(theirs(tokens), ours, atol=1e-4, rtol=0)
 
 
-def texts():
-  """Yields strings of words, and of any characters."""
-  rng = random.Random(0)
-  points = [*range(0xD800), *range(0xE000, 0x110000)]
-  words = [word for text in packages.TEXT for word in text.split(" ")]
-  for _ in range(1000):
-    yield " ".join(rng.choices(words, k=rng.randrange(1, 30)))
-    yield "".join(map(chr, rng.choices(points, k=rng.randrange(1, 100))))
-  # Every character of Unicode once.
-  yield from ("".join(map(chr, points[i : i + 4096])) for i in range(0, len(points), 4096))
-  yield "To end: <|endoftext|> is a token.\n\n\n  And that's 1234567 of them, weren\u2019t it?"
-
-
 def test_transformers_finds_the_same_tokens(tmp_path):
   _, _, package, out = written(tmp_path, "hf")
   theirs, ours = transformers.AutoTokenizer.from_pretrained(out), Tokenizer(tmp_path)
-  strings = list(texts())
-  for text, ids in zip(strings, ours.encode_batch(strings), strict=True):
+  found = list(strings.odd(" ".join(packages.TEXT).split(" ")))
+  for text, ids in zip(found, ours.encode_batch(found), strict=True):
     assert theirs(text).input_ids == [package.end, *ids.tolist()], repr(text)
     assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
   assert theirs.eos_token_id == theirs.bos_token_id == package.end
