@@ -32,7 +32,7 @@ from specialization.phases.export import perplexity
 from specialization.strict import to_dict
 
 _ROWS = 256  # of held-out text, spread over all of it
-_PROMPT, _NEW = 16, 64  # tokens that decoding begins with and adds
+_PROMPT, _NEW = 16, 64  # tokens that decoding begins with and adds, at most
 _TURNS = 5  # of which the median counts
 _OURS = "specialization"  # reads what was written for Hugging Face
 
@@ -186,16 +186,18 @@ def _speeds(opened: Reader, rows: np.ndarray) -> tuple[float, float, float]:
     return whole.size / _seconds(lambda: opened.logits(whole)), 0.0, 0.0
   return (
     whole.size / _seconds(lambda: go_on(whole, 1)),
-    _decoding(go_on, rows[:1, :_PROMPT]),
-    _decoding(go_on, np.resize(rows[:, :_PROMPT], (16, _PROMPT))) if opened.rows >= 16 else 0.0,
+    _decoding(go_on, rows[:1]),
+    _decoding(go_on, rows[np.arange(16) % len(rows)]) if opened.rows >= 16 else 0.0,
   )
 
 
-def _decoding(go_on: Callable[[np.ndarray, int], np.ndarray], tokens: np.ndarray) -> float:
+def _decoding(go_on: Callable[[np.ndarray, int], np.ndarray], rows: np.ndarray) -> float:
   """Returns tokens/s of decoding alone: what more tokens take beyond the first."""
-  start = np.ascontiguousarray(tokens)
-  more = _seconds(lambda: go_on(start, 1 + _NEW)) - _seconds(lambda: go_on(start, 1))
-  return len(start) * _NEW / more
+  length = rows.shape[1]
+  start = np.ascontiguousarray(rows[:, : min(_PROMPT, length // 2)])
+  new = min(_NEW, length - start.shape[1] - 1)
+  more = _seconds(lambda: go_on(start, 1 + new)) - _seconds(lambda: go_on(start, 1))
+  return len(start) * new / more
 
 
 def _seconds(do: Callable[[], object]) -> float:
