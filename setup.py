@@ -2,7 +2,14 @@
 
 from setuptools import find_packages, setup
 
+MLX = [
+  "mlx>=0.30,<1; sys_platform == 'darwin'",
+  "mlx[cpu]>=0.30,<1; sys_platform == 'linux'",
+  "mlx-lm>=0.30,<1",
+]
 ORACLES = [
+  *MLX,
+  "lm-eval[hf]>=0.4.9,<0.5",
   "torch>=2.10,<3",
   "transformers>=5.0,<6",
   "sentence-transformers>=5.2,<6",
@@ -29,7 +36,9 @@ setup(
     "absl-py>=2.1,<3",
     "chex>=0.1.90,<0.2",
     "filelock>=3.16,<5",
+    "flatbuffers>=24,<27",
     "flax>=0.12,<0.13",
+    "gguf>=0.17,<1",
     "grain>=0.2.18,<0.3",
     "jax>=0.10.2,<0.13",
     "jaxtyping>=0.3.2,<0.4",
@@ -51,6 +60,7 @@ setup(
     "tpu": [TPU],
     "cuda12": ["jax[cuda12]>=0.10.2,<0.13"],
     "hub": HUB,
+    "mlx": MLX,
     "wandb": ["wandb>=0.19,<1"],
     "oracles": ORACLES,
     "test": [*TEST, *HUB],

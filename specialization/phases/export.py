@@ -226,9 +226,11 @@ class Export:
     try:
       return do()
     except ImportError as error:
+      name = (error.name or str(error)).partition(".")[0]
+      wanted = "-e .[mlx]" if name == "mlx" else name
       raise UserError(
-        f"To {what} {self._kind} takes a package that is not installed "
-        f" ({error.name or error}): pip install -e .[export]."
+        f"To {what} {self._kind} {self._dtype} takes {name}, which is not installed: pip install"
+        f" {wanted}."
       ) from error
 
   def _check(self, package: Package, folder: Path) -> str:
@@ -239,7 +241,7 @@ class Export:
     except ImportError:
       back = self._try(lambda: self._format.weights(folder, package.config), "read")
       theirs = self._ours(package, back)
-      reader = f"our own reader ({self._format.reader} is not installed)"
+      reader = f"our own reader, without {self._format.reader}"
     held_out = self._source.held_out
     index = np.linspace(0, held_out.n_rows - 1, min(_ROWS, held_out.n_rows)).astype(np.int64)
     rows, mask = held_out.rows(index), held_out.mask(index)

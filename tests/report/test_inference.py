@@ -62,7 +62,7 @@ def test_each_method_and_reader_has_a_line(tmp_path):
     ("slm", "q4_0"),
   ]
   assert rows[2] == [
-    *("slm", "scipy", "gguf", "f16", "cpp", "200", "100", "400", "2.00", "5", "8.00")
+    *("slm", "scipy", "gguf", "f16", "cpp", "200", "100", "400", "2.00", "5", "8.000")
   ]
   assert rows[1][5:8] == ["–"] * 3
   assert isinstance(table.bodies[0][0][0], Name)

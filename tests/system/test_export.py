@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -129,6 +130,16 @@ def test_nothing_is_left_of_what_is_not_right(
   with pytest.raises(error, match=sentence):
     command("export", "--only=dense", f"--to={tmp_path}")
   assert list((tmp_path / CELL.format("dense")).iterdir()) == []
+
+
+def test_without_the_packages_of_others(command, tmp_path, monkeypatch):
+  for name in ("torch", "mlx"):
+    monkeypatch.setitem(sys.modules, name, None)
+  flags = ("--only=dense", f"--to={tmp_path}")
+  assert "; our own reader, without torch and transformers: logits" in command("export", *flags)
+  with pytest.raises(UserError, match=r"takes mlx, which is not installed: pip install -e \.\[mlx"):
+    command("export", *flags, "--format=mlx")
+  assert not (tmp_path / CELL.format("dense") / "mlx-float32").exists()
 
 
 @pytest.mark.parametrize(
