@@ -203,6 +203,11 @@ def test_numbers_that_changed_are_seen(two, tmp_path):
     Checkpoints(folder, read_only=True).restore(6, abstract(make_state(0)))
   with pytest.raises(Damaged, match="kernel of params"):
     Checkpoints(folder, read_only=True).restore_params(6, abstract(make_state(0)).params)
+  with pytest.raises(Damaged, match="kernel of params"):
+    Checkpoints(folder, read_only=True).leaf(6, ("kernel",))
+  np.testing.assert_array_equal(
+    Checkpoints(folder, read_only=True).leaf(6, ("scale",)), make_state(6).params["scale"]
+  )
   _, _, step = Checkpoints(folder, last=2).resume(abstract(make_state(0)))
   assert step == 3
 
