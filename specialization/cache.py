@@ -39,7 +39,7 @@ class Cache:
     return self.key.shape[-2]
 
   def grown(self, slots: int) -> "Cache":
-    """Returns it with more free slots."""
+    """Returns it with so many slots in all."""
     more = [(0, 0)] * 3 + [(0, slots - self.slots), (0, 0)]
     key, value = jnp.pad(self.key, more), jnp.pad(self.value, more)
     return dataclasses.replace(self, key=key, value=value)

@@ -24,13 +24,11 @@ class Sampling:
     temperature: of the softmax; 0: the likeliest token is taken.
     top_k: of so many likeliest tokens; 0: of all.
     top_p: of the fewest likeliest of these that have so much of the probability.
-    seed: of the draws; those of a row do not depend on the rows beside it.
   """
 
   temperature: float = 0.0
   top_k: int = 0
   top_p: float = 1.0
-  seed: int = 0
 
   def __post_init__(self) -> None:
     if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -70,31 +68,49 @@ class Generator:
     """
     self._transformer, self._params, self._end, self._length = transformer, params, end, length
 
+  def check(self, prompt: Sequence[int], most: int) -> None:
+    """Looks whether a prompt and so many tokens are within what the model was trained on.
+
+    Raises:
+      UserError: they are not.
+    """
+    room = self._length - len(prompt)
+    if most > room:
+      cure = f", or ask for {room} tokens" if room > 0 else ""
+      raise UserError(
+        f"A prompt of {len(prompt)} tokens and {most} more are beyond the {self._length} positions"
+        f" that the model was trained on: shorten the prompt{cure}."
+      )
+
   def stream(
-    self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling
+    self,
+    prompts: Sequence[Sequence[int]],
+    most: int,
+    sampling: Sampling,
+    seed: int = 0,
+    first: int = 0,
   ) -> Iterator[list[list[int]]]:
     """Yields the next few tokens of each row, until all have ended.
 
     Args:
       prompts: tokens, at least one each.
-      most: tokens of a row; the token that ends it is not among them.
+      most: tokens of a row, at least one; the token that ends it is not among them.
       sampling: how they are drawn.
+      seed: of the draws.
+      first: number of the first row; a row's draws depend on its number and on no other row.
 
     Raises:
       UserError: a prompt and so many tokens are longer than what the model was trained on.
     """
-    width = max(map(len, prompts))
-    if min(map(len, prompts)) < 1 or width + most > self._length:
-      raise UserError(
-        f"A prompt of {width} tokens and {most} more are beyond the {self._length} positions that"
-        f" the model was trained on: shorten the prompt, or ask for {self._length - width} tokens."
-      )
-    width = -(-width // _CHUNK) * _CHUNK
+    for prompt in prompts:
+      self.check(prompt, most)
+    width = -(-max(map(len, prompts)) // _CHUNK) * _CHUNK
     tokens = np.zeros((len(prompts), width), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
       row[width - len(prompt) :] = prompt
     start = jnp.asarray([width - len(prompt) for prompt in prompts], jnp.int32)
-    keys = jax.random.split(jax.random.key(sampling.seed), len(prompts))
+    number = jnp.arange(first, first + len(prompts))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), number)
     how = (self._transformer, sampling)
     ids, cache = _read(*how, self._params, jnp.asarray(tokens), start, keys)
     done = ids == self._end
@@ -102,17 +118,17 @@ class Generator:
     for made in range(1, most, _CHUNK):
       if bool(done.all()):
         return
-      if width + made + _CHUNK > cache.slots:  # Doubled, so that few sizes are compiled.
+      if width + made - 1 + _CHUNK > cache.slots:  # Doubled, so that few sizes are compiled.
         cache = _grown(cache, max(64, 2 * cache.slots))
       parts, ids, cache, done = _write(*how, self._end, self._params, ids, cache, done, keys)
       yield [_until(row[: most - made], self._end) for row in np.asarray(parts).tolist()]
 
   def __call__(
-    self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling
+    self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, seed: int = 0
   ) -> list[list[int]]:
     """Returns all that `stream` yields of each row."""
     rows: list[list[int]] = [[] for _ in prompts]
-    for parts in self.stream(prompts, most, sampling):
+    for parts in self.stream(prompts, most, sampling, seed):
       for row, part in zip(rows, parts, strict=True):
         row += part
     return rows

@@ -116,7 +116,7 @@ class Attention(nn.Module):
   ) -> tuple[Float[Array, "*b t d"], Cache | None]:
     """With a cache, of which this is a layer, rows go on from what is in it."""
     c, dtype = self.config, x.dtype
-    positions = cache.positions(x.shape[-2]) if cache else None
+    positions = cache.positions(x.shape[-2]) if cache is not None else None
 
     def heads(name: str, count: int) -> Float[Array, "*b n t k"]:
       y = Linear(count * c.head_dim, ("embed", "heads"), dtype, name=name)(x)
@@ -126,7 +126,7 @@ class Attention(nn.Module):
     query = rotate(heads("query", c.n_heads), c.rope_theta, positions)
     key = rotate(heads("key", c.n_kv_heads), c.rope_theta, positions)
     value = heads("value", c.n_kv_heads)
-    if cache:
+    if cache is not None:
       assert layer is not None
       cache = cache.written(layer, key, value)
       mixed = cache.attend(layer, query)

@@ -1,5 +1,6 @@
 """Command line: python -m specialization VERB --config=FILE[:variant] --workdir=DIR."""
 
+import contextlib
 import importlib
 import itertools
 import logging
@@ -8,7 +9,7 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,9 @@ def _define(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_integer("meet_within", 300, "Seconds to wait for them.", flag_values=values)
   flags.DEFINE_bool(
     "print_config", False, "Print config and budgets, then exit.", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "check", True, "Let `export` open and compare what it wrote.", flag_values=values
   )
   flags.DEFINE_bool(
     "inference",
@@ -229,7 +233,8 @@ def main(arguments: list[str]) -> None:
   verb, values = _parse(arguments)
   asked = {name: values[name].value for name in _ASKED} if verb == "generate" else {}
   if verb == "generate" and values.model:
-    importlib.import_module("specialization.phases.generate").answer_from(values.model, **asked)
+    with _mended(values.model):
+      importlib.import_module("specialization.phases.generate").answer_from(values.model, **asked)
     return
   if values.config is None:
     raise UserError("Which config? Give one, for example --config=configs/quickstart.py.")
@@ -259,16 +264,23 @@ def main(arguments: list[str]) -> None:
     options = {"model": values.model, "to": values.to}
   if verb == "export":
     options = {"kind": values.format, "dtype": values.dtype}
-    options |= {"to": values.to, "expert": values.expert}
+    options |= {"to": values.to, "expert": values.expert, "is_checked": values.check}
   workdir = Path(values.workdir).expanduser()
-  try:
+  with _mended(values.workdir):
     phases.run_verb(verb, config, workdir, values.only, command, **options)
+
+
+@contextlib.contextmanager
+def _mended(place: str) -> Iterator[None]:
+  """Tells of a disk or folder that a person can mend."""
+  try:
+    yield
   except OSError as error:
     if error.errno not in MENDABLE:
       raise
     raise UserError(
-      f"{error.filename or values.workdir} cannot be used ({error.strerror}): mend that and run"
-      " again, it goes on from what is complete."
+      f"{error.filename or place} cannot be used ({error.strerror}): mend that and run again, it"
+      " goes on from what is complete."
     ) from error
 
 

@@ -71,9 +71,9 @@ def make_mesh(config: MeshConfig, devices: Devices = None) -> AnyMesh:
   return jax.make_mesh(shape, MESH_AXES, types, devices=devices)
 
 
-def alone() -> AnyMesh:
-  """Returns the mesh of one device."""
-  return make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices()[:1])
+def on_the_host() -> AnyMesh:
+  """Returns the mesh of this process's CPU, which computes products in full precision."""
+  return make_mesh(MeshConfig(1, 1, 1, 1), jax.local_devices(backend="cpu")[:1])
 
 
 def sizes(mesh: AnyMesh) -> str:

@@ -55,14 +55,13 @@ def package(of: Transformer, params: Params, folder: Path) -> Package:
   end = tokenizer.Tokenizer(folder).end_of_document
   return Package(
     name="small",
-    config=of.config,
     length=LENGTH,
     tokenizer=file,
     vocab_size=VOCAB,
     end=end,
     leaf=lambda path: np.asarray(functools.reduce(lambda tree, key: tree[key], path, params)),
-    apply=of.logits,
-    card="---\n---\n# small\n\nA model of nothing.\n\nMore.\n",
+    transformer=of,
+    description="A model of nothing.",
   )
 
 

@@ -68,11 +68,15 @@ def test_the_likeliest_tokens_are_those_without_a_cache(model):
 
 def test_a_row_does_not_depend_on_those_beside_it(model):
   of, params = model
-  generator, sampling = Generator(of, params, NEVER, LENGTH), Sampling(1.0, top_k=20, seed=3)
-  together = generator(prompts(), 20, sampling)
-  assert generator(prompts()[:1], 20, sampling)[0] == together[0]
-  assert generator(prompts(), 20, sampling) == together
-  assert generator(prompts(), 20, Sampling(1.0, top_k=20, seed=4)) != together
+  generator, sampling = Generator(of, params, NEVER, LENGTH), Sampling(1.0, top_k=20)
+  together = generator(prompts(), 20, sampling, seed=3)
+  for i, prompt in enumerate(prompts()):
+    parts = list(generator.stream([prompt], 20, sampling, 3, first=i))
+    assert [token for (part,) in parts for token in part] == together[i]
+  assert generator(prompts(), 20, sampling, seed=3) == together
+  assert generator(prompts(), 20, sampling, seed=4) != together
+  same = generator([prompts()[0]] * 2, 20, sampling, seed=3)
+  assert same[0] != same[1]
 
 
 def test_rows_end_at_the_end_of_a_document(model):
@@ -93,3 +97,5 @@ def test_a_model_does_not_go_beyond_what_it_was_trained_on(model):
   assert [len(row) for row in generator(prompts(), LENGTH - 20, Sampling())] == [44] * 3
   with pytest.raises(UserError, match=r"20 tokens and 45 more are beyond the 64 .* for 44 tokens"):
     generator(prompts(), LENGTH - 19, Sampling())
+  with pytest.raises(UserError, match=r"70 tokens and 1 more are beyond .*: shorten the prompt\.$"):
+    generator([[0] * 70], 1, Sampling())

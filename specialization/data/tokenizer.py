@@ -26,16 +26,25 @@ class Tokenizer:
 
   def __init__(self, folder: Path):
     """Raises UserError unless `prepare` has finished there."""
-    if not (folder / _FILE).exists():
-      raise UserError(f"There is no tokenizer at {folder}: run `specialization prepare` first.")
+    if not (folder / _FILE).is_file():
+      raise UserError(
+        f"There is no {_FILE} in {folder}: run `specialization prepare` first, or copy a model with"
+        " its tokenizer."
+      )
     self._folder = folder
-    self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / _FILE))
+    try:
+      self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / _FILE))
+    except Exception as error:  # The library raises nothing more precise.
+      raise UserError(f"{folder / _FILE} cannot be read ({error}): copy it anew.") from None
     # A document that spells the token (a manual on language models) must not end there. Neither
     # the file nor a pickle carries this setting.
     self._tokenizer.encode_special_tokens = True
     end = self._tokenizer.token_to_id(END_OF_DOCUMENT)
     if end is None:
-      raise UserError(f"{folder / _FILE} has no token {END_OF_DOCUMENT}: make it anew.")
+      raise UserError(
+        f"{folder / _FILE} has no token {END_OF_DOCUMENT}, with which documents end here: choose a"
+        " model whose tokenizer has it."
+      )
     self._end = end
 
   @property
@@ -53,7 +62,7 @@ class Tokenizer:
   @property
   def digest(self) -> str:
     """Identifies what it does with text, wherever it came from."""
-    found = json.loads(self.file.read_text())
+    found = json.loads(self._tokenizer.to_str())  # whichever way the file spells it
     return artifact.fingerprint({k: v for k, v in found.items() if k not in _UNUSED})
 
   @property
@@ -65,6 +74,13 @@ class Tokenizer:
   def end_of_document(self) -> int:
     """Id of the token that stands between documents and that no text encodes to."""
     return self._end
+
+  @property
+  def is_gpt2s(self) -> bool:
+    """Whether text is cut into words as GPT-2 does, and not changed before."""
+    found = json.loads(self._tokenizer.to_str())
+    wanted = json.loads(_pre_tokenizer().__getstate__())
+    return found["normalizer"] is None and found["pre_tokenizer"] == wanted
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     """Returns u32[tokens] for each text, without any end of document."""
@@ -130,9 +146,13 @@ def _copy(file: Path, vocab_size: int, folder: Path) -> Tokenizer:
   return Tokenizer(folder)
 
 
+def _pre_tokenizer() -> pre_tokenizers.ByteLevel:
+  return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
 def _train(documents: Documents, config: TokenizerConfig) -> tokenizers.Tokenizer:
   tokenizer = tokenizers.Tokenizer(models.BPE())
-  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+  tokenizer.pre_tokenizer = _pre_tokenizer()
   tokenizer.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(
     vocab_size=config.vocab_size,

@@ -1,5 +1,7 @@
 """GGUF: one file with tokenizer, as llama.cpp and what is built on it read it."""
 
+import functools
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from specialization.config import ModelConfig
+from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
 from specialization.export import llama
 from specialization.export.package import Format, Package, Reader
@@ -30,7 +33,8 @@ def write(package: Package, folder: Path, dtype: str) -> None:
   """Writes model.gguf.
 
   Raises:
-    UserError: a width does not divide into blocks of the quantization.
+    UserError: a width does not divide into blocks of the quantization, or llama.cpp would cut text
+      into other words than the tokenizer does.
   """
   import gguf
 
@@ -43,9 +47,14 @@ def write(package: Package, folder: Path, dtype: str) -> None:
         f"{package.name} has {field}={width}, and {dtype} takes numbers in blocks of {block}: train"
         f" a size whose widths are multiples of {block} (of 256 for all types), or export f16."
       )
+  if not Tokenizer(package.tokenizer.parent).is_gpt2s:
+    raise UserError(
+      f"The tokenizer of {package.name} cuts text into other words than GPT-2's, and llama.cpp"
+      " would not: export hf, and convert that with llama.cpp's own script, which knows more."
+    )
   writer = gguf.GGUFWriter(folder / FILE, "llama", use_temp_file=True)
   writer.add_name(package.name)
-  writer.add_description(package.card.partition("\n\n")[2].partition("\n\n")[0])
+  writer.add_description(package.description)
   writer.add_file_type(gguf.LlamaFileType[file])
   writer.add_vocab_size(package.vocab_size)
   writer.add_context_length(package.length)
@@ -60,7 +69,7 @@ def write(package: Package, folder: Path, dtype: str) -> None:
   _add_tokenizer(writer, package)
   rename = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layers).get_name
   for name, array in package.tensors():
-    type_name = embedding if name.split(".")[1] in ("embed_tokens", "weight") else kernels
+    type_name = embedding if name in ("model.embed_tokens.weight", "lm_head.weight") else kernels
     kind = gguf.GGMLQuantizationType[type_name if array.ndim == 2 else "F32"]
     data = gguf.quantize(_turned(name, array, c, _paired), kind)
     writer.add_tensor(str(rename(name, (".weight",))), data, raw_dtype=kind)
@@ -128,18 +137,21 @@ def read(folder: Path) -> Reader:
   import llama_cpp
 
   cores = os.cpu_count() or 1
-  model = llama_cpp.Llama(
-    str(folder / FILE),
-    n_ctx=0,  # as long as the file says
-    n_batch=4096,
-    n_threads=cores,
-    n_threads_batch=cores,
-    logits_all=True,
-    verbose=False,
-  )
+
+  @functools.cache
+  def opened(logits_all: bool) -> Any:
+    return llama_cpp.Llama(
+      str(folder / FILE),
+      n_ctx=0,  # as long as the file says
+      n_batch=4096,
+      n_threads=cores,
+      n_threads_batch=cores,
+      logits_all=logits_all,
+      verbose=False,
+    )
 
   def logits(tokens: np.ndarray) -> np.ndarray:
-    rows = []
+    rows, model = [], opened(True)
     for row in tokens.tolist():
       model.reset()
       model.eval(row)
@@ -147,15 +159,16 @@ def read(folder: Path) -> Reader:
     return np.stack(rows)
 
   def generate(tokens: np.ndarray, n: int) -> np.ndarray:
-    (ids,) = tokens.tolist()
-    model.reset()
-    made: list[int] = []
-    for _ in range(n):
-      model.eval(ids if not made else made[-1:])
-      made.append(int(model.scores[model.n_tokens - 1].argmax()))
-    return np.array([made])
+    model, (ids,) = opened(False), tokens.tolist()
+    model.reset()  # or it would know a prompt that it has read before
+    likeliest = model.generate(ids, temp=0.0, repeat_penalty=1.0)
+    return np.array([list(itertools.islice(likeliest, n))])
 
-  return Reader(logits, generate, rows=1)
+  def encode(text: str) -> list[int]:
+    found: list[int] = opened(True).tokenize(text.encode(), add_bos=True, special=False)
+    return found
+
+  return Reader(logits, generate, encode, rows=1)
 
 
 FORMAT = Format(tuple(_TYPES), write, weights, read, "llama-cpp-python", 2e-2)

@@ -39,7 +39,10 @@ def write_tensors(
 
   def flush() -> None:
     path = folder / f"{len(shards)}.tmp"
-    save_file(waiting, path, metadata)
+    try:
+      save_file(waiting, path, metadata)
+    except SafetensorError as error:
+      raise UserError(f"{path.parent} cannot be written to ({error}): free some room.") from error
     path.chmod(0o644)  # The library leaves it to its owner alone.
     shards.append(list(waiting))
     waiting.clear()
@@ -89,7 +92,6 @@ def write_beside(package: Package, folder: Path, dtype: str) -> None:
     ("tokenizer_config", about),
   ):
     (folder / f"{name}.json").write_text(json.dumps(fields, indent=2) + "\n")
-  (folder / "README.md").write_text(package.card)
 
 
 def weights(
@@ -113,12 +115,32 @@ def weights(
     return llama.parameters(config, wide)
 
 
-def check(folder: Path, config: ModelConfig, vocab_size: int) -> None:
-  """Looks whether a folder's tensors are those of a transformer.
+def described(folder: Path) -> tuple[ModelConfig, int, int]:
+  """Returns transformer, vocabulary and length of a folder whose tensors are those of a Llama.
 
   Raises:
-    UserError: a file or tensor is missing, damaged or of another shape.
+    UserError: a file or tensor is missing, damaged or of another shape, or it is no plain Llama.
   """
+  if not (folder / "config.json").is_file():
+    raise UserError(
+      f"{folder} has no config.json: name a folder that `export` or transformers wrote."
+    )
+  found = llama.from_json(_json(folder / "config.json"), str(folder))
+  _check(folder, *found[:2])
+  return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text())
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise UserError(f"{path} is damaged ({error}): copy or export it anew.") from error
+  if not isinstance(found, dict):
+    raise UserError(f"{path} is not what belongs there: copy or export it anew.")
+  return found
+
+
+def _check(folder: Path, config: ModelConfig, vocab_size: int) -> None:
   with opened(folder) as (found, _):
     for name, shape in llama.shapes(config, vocab_size).items():
       if name not in found:
@@ -126,7 +148,7 @@ def check(folder: Path, config: ModelConfig, vocab_size: int) -> None:
       if found[name] != shape:
         raise UserError(
           f"{folder} has a tensor {name} of {found[name]}, and its config.json says {shape}: take"
-          " both from one model."
+          " both from one model that is not quantized."
         )
 
 
@@ -140,7 +162,7 @@ def opened(folder: Path) -> Iterator[tuple[dict[str, tuple[int, ...]], Read]]:
   with contextlib.ExitStack() as stack:
     names = [_ONE]
     if (folder / _INDEX).exists():
-      names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+      names = sorted(set(_json(folder / _INDEX).get("weight_map", {}).values()))
     files = [stack.enter_context(_open(folder / name)) for name in names]
     where = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
@@ -156,7 +178,7 @@ def opened(folder: Path) -> Iterator[tuple[dict[str, tuple[int, ...]], Read]]:
 def _open(path: Path) -> Any:
   try:
     return safe_open(path, "np")
-  except FileNotFoundError:
+  except (FileNotFoundError, IsADirectoryError):
     raise UserError(
       f"{path.parent} lacks {path.name}: name a folder that `export` or transformers wrote, with"
       " all of its files."
@@ -170,7 +192,9 @@ def read(folder: Path) -> Reader:
   import torch
   import transformers
 
-  model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+  model.generation_config.eos_token_id = None
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 
   def logits(tokens: np.ndarray) -> np.ndarray:
     with torch.no_grad():
@@ -179,12 +203,12 @@ def read(folder: Path) -> Reader:
 
   def generate(tokens: np.ndarray, n: int) -> np.ndarray:
     ids = torch.tensor(tokens, dtype=torch.long)
-    seen, whole = torch.ones_like(ids), dict(max_new_tokens=n, min_new_tokens=n)
-    found = model.generate(ids, attention_mask=seen, do_sample=False, **whole)
+    seen = torch.ones_like(ids)
+    found = model.generate(ids, attention_mask=seen, do_sample=False, max_new_tokens=n)
     rows: np.ndarray = found[:, ids.shape[1] :].numpy()
     return rows
 
-  return Reader(logits, generate)
+  return Reader(logits, generate, lambda text: list(tokenizer(text).input_ids))
 
 
 FORMAT = Format(("float32", "bfloat16", "float16"), write, weights, read, "torch and transformers")

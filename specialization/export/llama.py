@@ -162,6 +162,8 @@ _KNOWN: dict[str, tuple[Any, ...]] = {  # None: not written, since it is the def
   "hidden_act": (None, "silu"),
   "attention_bias": (None, False),
   "mlp_bias": (None, False),
+  "quantization_config": (None,),
+  "quantization": (None,),
 }
 
 
@@ -196,6 +198,8 @@ def from_json(found: Mapping[str, Any], where: str) -> tuple[ModelConfig, int, i
   if missing := [name for name in names if name not in found]:
     raise UserError(f"{where}/config.json has no field {missing[0]}: is it a Llama's?")
   d, f, layers, heads, vocab_size, length, epsilon = (found[name] for name in names)
+  if any(not isinstance(n, int) or n < 1 for n in (d, f, layers, heads, vocab_size, length)):
+    raise UserError(f"{where}/config.json has sizes that are no numbers above 0: copy it anew.")
   if (size := found.get("head_dim")) not in (None, d // heads):
     raise UserError(
       f"{where} has heads of {size} features, not {d} / {heads}: choose a Llama whose heads make up"

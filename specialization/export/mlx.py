@@ -77,9 +77,10 @@ def read(folder: Path) -> Reader:
   """Opens a folder by mlx_lm."""
   import mlx.core as mx
   from mlx_lm.models.cache import make_prompt_cache
-  from mlx_lm.utils import load_model
+  from mlx_lm.utils import load_model, load_tokenizer
 
   model, _ = load_model(folder)
+  tokenizer = load_tokenizer(folder)
   model.set_dtype(mx.float32)  # A CPU computes with 16 bits as slowly as by hand.
 
   def logits(tokens: np.ndarray) -> np.ndarray:
@@ -93,7 +94,7 @@ def read(folder: Path) -> Reader:
       rows.append(ids)
     return np.array(mx.concatenate(rows, axis=1))
 
-  return Reader(logits, generate)
+  return Reader(logits, generate, lambda text: list(tokenizer.encode(text)))
 
 
 FORMAT = Format(("float32", "bfloat16", "float16", *_BITS), write, weights, read, "mlx-lm")

@@ -9,6 +9,9 @@ import numpy as np
 
 from specialization.config import ModelConfig
 from specialization.export import llama
+from specialization.models import Transformer
+
+Logits = Callable[[np.ndarray], np.ndarray]  # i32[b, t] -> f32[b, t, v]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,14 +19,16 @@ class Reader:
   """A target's own way to run what was written.
 
   Attributes:
-    logits: i32[b, t] -> f32[b, t, v].
+    logits: of tokens.
     generate: (i32[b, t], n) -> the n likeliest next tokens, i32[b, n], whatever ends a text;
       None: it has no way to.
+    encode: the tokens of a text as it reads one, from the end of another on; None: it reads none.
     rows: that it can go on with at once, at most.
   """
 
-  logits: Callable[[np.ndarray], np.ndarray]
+  logits: Logits
   generate: Callable[[np.ndarray, int], np.ndarray] | None = None
+  encode: Callable[[str], list[int]] | None = None
   rows: int = 1024
 
 
@@ -33,25 +38,27 @@ class Package:
 
   Attributes:
     name: of the model.
-    config: of the transformer.
     length: positions that it was trained on.
     tokenizer: its tokenizer.json.
     vocab_size: entries of that.
     end: the id of the end of a document, with which each text also begins.
     leaf: gives a parameter by its path, float32.
-    apply: (parameters, tokens) -> logits, as JAX traces it.
-    card: what a person should know, in Markdown.
+    transformer: what the parameters are of.
+    description: a sentence.
   """
 
   name: str
-  config: ModelConfig
   length: int
   tokenizer: Path
   vocab_size: int
   end: int
   leaf: Callable[[tuple[str, ...]], np.ndarray]
-  apply: Callable[[dict, Any], Any]
-  card: str
+  transformer: Transformer
+  description: str
+
+  @property
+  def config(self) -> ModelConfig:
+    return self.transformer.config
 
   def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
     """Yields names and tensors as Hugging Face's Llama has them, from one parameter at a time."""

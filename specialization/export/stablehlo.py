@@ -1,5 +1,6 @@
 """StableHLO: logits as a function that JAX calls without this project, and weights beside it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,21 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 
 def write(package: Package, folder: Path, dtype: str) -> None:
   """Writes model.stablehlo, which takes tensors by name and tokens i32[b, t] of any b and t."""
+  compute = dataclasses.replace(
+    package.transformer.compute, dtype="float32", attention="reference", remat="none"
+  )
+  plain = dataclasses.replace(package.transformer, compute=compute)
 
   def logits(tensors: dict[str, jax.Array], tokens: jax.Array) -> Any:
     wide = {name: tensor.astype(jnp.float32) for name, tensor in tensors.items()}
-    return package.apply(llama.parameters(package.config, wide.__getitem__, jnp.stack), tokens)
+    return plain.logits(llama.parameters(package.config, wide.__getitem__, jnp.stack), tokens)
 
   shapes = {
     name: jax.ShapeDtypeStruct(shape, dtype)
     for name, shape in llama.shapes(package.config, package.vocab_size).items()
   }
   tokens = jax.ShapeDtypeStruct(export.symbolic_shape("b, t"), jnp.int32)
-  with jax.set_mesh(sharding.alone()):
+  with jax.set_mesh(sharding.on_the_host()):
     made = export.export(jax.jit(logits), platforms=_PLATFORMS)(shapes, tokens)
   (folder / FILE).write_bytes(made.serialize())
   hf.write(package, folder, dtype)
@@ -43,11 +48,11 @@ def weights(folder: Path, config: ModelConfig) -> dict:
 def read(folder: Path) -> Reader:
   """Opens the function that was written."""
   call = jax.jit(export.deserialize(bytearray((folder / FILE).read_bytes())).call)
-  with hf.opened(folder) as (names, read), jax.set_mesh(sharding.alone()):
+  with hf.opened(folder) as (names, read), jax.set_mesh(sharding.on_the_host()):
     tensors = {name: jnp.asarray(read(name)) for name in names}
 
   def logits(tokens: np.ndarray) -> np.ndarray:
-    with jax.set_mesh(sharding.alone()):
+    with jax.set_mesh(sharding.on_the_host()):
       return np.asarray(call(tensors, jnp.asarray(tokens, jnp.int32)))
 
   return Reader(logits)

@@ -72,9 +72,9 @@ class Transformer(nn.Module):
       unroll=min(self.compute.scan_unroll, c.n_layers),
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    indices = jnp.arange(c.n_layers) if cache else None
+    indices = jnp.arange(c.n_layers) if cache is not None else None
     (x, cache), _ = layers(c, self.compute, name="layers")((x, cache), indices)
-    if cache:
+    if cache is not None:
       x, cache = x[..., -1:, :], cache.after(x.shape[-2])
     x = RMSNorm(c.norm_epsilon, name="final_norm")(constrain(x, *BATCH, "length", "features"))
     if c.tie_embeddings:

@@ -22,7 +22,7 @@ from specialization.phases.build import (
   pretraining_steps,
 )
 from specialization.phases.evaluate import Evaluation
-from specialization.phases.export import Export, of_cell, of_run
+from specialization.phases.export import Export, checked_flags, of_cell, of_run
 from specialization.phases.inference import measure
 from specialization.phases.jobs import Job, complaint, locked, work
 from specialization.phases.prepare import Prepared
@@ -146,6 +146,7 @@ class Study:
     if not inference:
       self._work("evaluate")
       return
+    self._look_for("specialize")
     with locked(self._workdir, "inference"):  # Two at once would measure each other.
       for cell in map(self._cell, self._cells):
         transformer = cell.pretrained.family.transformer
@@ -170,9 +171,10 @@ class Study:
     for cell in self._cells:
       print(f"{cell.name}\t{self._status(cell)}")
 
-  def export(self, kind: str, dtype: str, to: str, expert: str) -> None:
+  def export(self, kind: str, dtype: str, to: str, expert: str, is_checked: bool) -> None:
     """Each cell's model in a format, or one of its pretraining's experts."""
-    folder, config = self._exports(to), self._config
+    folder, config, dtype = self._exports(to), self._config, checked_flags(kind, dtype)
+    self._look_for("pretrain" if expert else "specialize")
     tokenizer = self._data().tokenizer
     if expert:
       pretrained = dict.fromkeys(run_of(config, cell) for cell in self._cells)
@@ -182,8 +184,7 @@ class Study:
       sources = (of_cell(config, self._workdir, cell, self._command) for cell in cells)
     with jax.set_mesh(flat_mesh(config)):
       for source in sources:
-        export = Export(config, folder, source, kind, dtype)
-        export.result(tokenizer.file, tokenizer.end_of_document)
+        Export(config, folder, source, kind, dtype).result(tokenizer, is_checked)
 
   def generate(self, **asked: Any) -> None:
     """Text by the model of the one cell that is chosen."""
@@ -192,7 +193,16 @@ class Study:
         f"{len(self._cells)} cells are chosen, the first two {self._cells[0].name} and"
         f" {self._cells[1].name}: choose one with --only."
       )
+    generate.check_flags(**asked)
+    self._look_for("specialize")
     generate.answer(generate.of_cell(self._cell(self._cells[0])), **asked)
+
+  def _look_for(self, kind: str) -> None:
+    """Raises UserError if a cell was not trained, before any data are prepared for it."""
+    for cell in self._cells:
+      name = cell.name if kind == "specialize" else run_of(self._config, cell).name
+      if not (self._workdir / kind / name / "result.json").exists():
+        raise UserError(f"{self._workdir} has no {kind}/{name}: run `{kind}` there first.")
 
   def _status(self, cell: Cell) -> str:
     names = {kind: f"{kind}/{cell.name}" for kind in JOBS[1:]}

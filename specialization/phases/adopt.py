@@ -1,12 +1,10 @@
 """Phase `import`: a folder as Hugging Face has it becomes checkpoints to begin or to teach from."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from specialization import artifact, sharding
@@ -38,11 +36,11 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
     UserError: it is no plain Llama, or not of those methods' size and the study's tokenizer.
   """
   folder = Path(model).expanduser()
-  if not (folder / "config.json").is_file():
-    raise UserError(f"{folder} has no config.json: give the folder of a Llama with --model.")
-  found, vocab_size, _ = llama.from_json(
-    json.loads((folder / "config.json").read_text()), str(folder)
-  )
+  found, vocab_size, length = hf.described(folder)
+  if length < config.sequence_length:
+    raise UserError(
+      f"{folder} was trained on {length} positions: set --config.sequence_length={length}."
+    )
   for name in methods(config, only):
     size = config.methods[name].size
     wanted, there = to_dict(config.sizes[size]), to_dict(found)
@@ -57,14 +55,19 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
       f" tokenizer.json, and the study {config.tokenizer.vocab_size}: all have to be the same."
     )
   transformer = make_transformer(config, config.methods[methods(config, only)[0]])
-  hf.check(folder, found, vocab_size)
-  target = Path(to).expanduser() if to else workdir / "imported" / folder.resolve().name
+  name = "--".join(folder.resolve().parts[-2:])
+  target = Path(to).expanduser() if to else workdir / "imported" / name
   files = sorted(folder.glob("*.safetensors"))
-  made_from = {"model": to_dict(found), "files": {p.name: sources.stamp(p) for p in files}}
+  made_from = {
+    "model": to_dict(found),
+    "files": {path.name: sources.stamp(path) for path in files},
+    "tokenizer": tokenizer.digest,
+  }
   together.claim(target, made_from)
   with contextlib.closing(Checkpoints(target / "checkpoints")) as checkpoints:
     if checkpoints.latest() is None:
-      state = TrainState(jnp.zeros((), jnp.int32), _params(folder, transformer, config), {})
+      zero = jax.device_put(np.int32(0), sharding.replicated(flat_mesh(config)))
+      state = TrainState(zero, _params(folder, transformer, config), {})
       metadata = {
         "phase": "import",
         "made_from": artifact.made_from(target),

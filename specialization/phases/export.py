@@ -3,36 +3,27 @@
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from specialization import artifact, budgets, evaluate, processes, sharding
+from specialization import artifact, budgets, evaluate, processes
 from specialization.config import Config
 from specialization.data import store
+from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
 from specialization.export import FORMATS, Format, Package, card
+from specialization.export.check import check
 from specialization.models import Params, Transformer
 from specialization.phases.evaluate import Evaluation
 from specialization.phases.pretrain import Pretrained
 from specialization.phases.specialize import Specialization
 from specialization.strict import one_of
 
-_ROWS = 64  # of held-out text on which both readers are asked for their perplexity
-_COMPARED = 8  # of these, of which all logits are compared; and as many rows of random tokens
-# By what is in the name of a type: what logits may differ by, and perplexity relatively.
-_TOLERANCES = {
-  "32": (1e-4, 1e-4),
-  "bf": (0.5, 0.01),
-  "16": (0.05, 0.002),
-  "8": (math.inf, 0.03),
-  "4": (math.inf, 0.5),
-}
+Leaves = Callable[[tuple[str, ...]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,34 +35,32 @@ class Source:
     made_from: what its parameters were made from.
     transformer: of its size.
     params: gives all parameters, on the mesh of single transformers.
-    leaves: gives what reads one after the other.
+    leaves: opens what gives one after the other, in this host's memory.
     held_out: text to compare on.
-    card: what a person should know.
+    card: gives what a person should know.
   """
 
   name: str
   made_from: dict[str, Any]
   transformer: Transformer
   params: Callable[[], Params]
-  leaves: Callable[[], contextlib.AbstractContextManager[Callable[[tuple[str, ...]], np.ndarray]]]
+  leaves: Callable[[], contextlib.AbstractContextManager[Leaves]]
   held_out: store.Store
-  card: Callable[[], str]
+  card: Callable[[], card.Card]
 
 
 def of_cell(config: Config, workdir: Path, cell: Specialization, command: str) -> Source:
   """Returns what a cell's fine-tuning made."""
-  result = Evaluation(config, workdir, cell, command).result  # Of a test that may be to be done.
+  result = Evaluation(config, workdir, cell, command).result
 
   @contextlib.contextmanager
-  def leaves() -> Iterator[Callable[[tuple[str, ...]], np.ndarray]]:
+  def leaves() -> Iterator[Leaves]:
     with contextlib.closing(cell.checkpoints()) as checkpoints:
       yield functools.partial(checkpoints.leaf, checkpoints.best() or 0)
 
-  def text() -> str:
+  def text() -> card.Card:
     found = result()
     about = {
-      "method": cell.cell.method,
-      "domain": cell.cell.domain,
       "family at pretraining": cell.row.family,
       "expert": ", ".join(f"{k} {v}" for k, v in found["expert"].items() if v is not None),
       "text of the domain": f"{found['used_tokens']:,} tokens",
@@ -92,7 +81,9 @@ def of_cell(config: Config, workdir: Path, cell: Specialization, command: str) -
       "pretraining": artifact.fingerprint(cell.pretrained.made_from),
       "fine-tuning": artifact.fingerprint(cell.made_from),
     }
-    return card.write(cell.cell.name, about, scores, ledger, hashes)
+    return card.Card(
+      cell.cell.name, cell.cell.method, cell.cell.domain, about, scores, ledger, hashes
+    )
 
   return Source(
     cell.cell.name,
@@ -117,7 +108,7 @@ def of_run(config: Config, run: Pretrained, expert: str) -> Source:
     UserError: there is no such expert or domain, or it was not pretrained yet.
   """
   k, data, row = run.family.clusters, run.data, run.row
-  if expert.isdigit():
+  if expert.isdecimal():
     if int(expert) >= k:
       raise UserError(f"{run.run.name} has experts 0 to {k - 1}, not --expert={expert}.")
     domain, mixture = "", np.eye(k)[int(expert)]
@@ -129,29 +120,26 @@ def of_run(config: Config, run: Pretrained, expert: str) -> Source:
   params = functools.lru_cache(1)(lambda: run.materialize(mixture))
 
   @contextlib.contextmanager
-  def leaves() -> Iterator[Callable[[tuple[str, ...]], np.ndarray]]:
+  def leaves() -> Iterator[Leaves]:
     made = params()
     yield lambda path: np.asarray(functools.reduce(lambda tree, key: tree[key], path, made))
 
-  def text() -> str:
+  def text() -> card.Card:
     about = {
-      "method": run.run.method,
-      "domain": domain or "generic text",
       "family at pretraining": row.family,
       "expert": f"mixture by the histogram of {domain}" if domain else f"{expert} of {k}",
       "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params())):,}",
       "positions": f"{config.sequence_length}",
     }
     stores = {"generic": data.validation} | ({domain: data.domain(domain).test} if domain else {})
-    scores = [
-      (name, found.perplexity, found.bits_per_byte)
-      for name, on in stores.items()
-      if (found := run.score(mixture, on))
-    ]
+    found = {name: run.score(mixture, on) for name, on in stores.items()}
+    scores = [(name, score.perplexity, score.bits_per_byte) for name, score in found.items()]
     ledger = [budgets.Entry(**entry) for entry in record["ledger"]]
     hashes = {"generic text": data.train.hash, "tokenizer": data.tokenizer.digest}
     hashes["pretraining"] = artifact.fingerprint(run.made_from)
-    return card.write(f"{run.run.name}--{expert}", about, scores, ledger, hashes)
+    name = f"{run.run.name}--{expert}"
+    where = domain or "generic text"
+    return card.Card(name, run.run.method, where, about, scores, ledger, hashes)
 
   return Source(
     f"{run.run.name}--{expert}",
@@ -173,58 +161,57 @@ class Export:
   """One model in one format, in a folder that appears whole or not at all."""
 
   def __init__(self, config: Config, folder: Path, source: Source, kind: str, dtype: str):
-    """Raises UserError if there is no such format or type of numbers in it."""
-    if processes.count() > 1:
-      raise UserError("A model leaves by one process: run `export` without --coordinator.")
-    one_of("--format", kind, tuple(FORMATS))
-    self._format: Format = FORMATS[kind]
-    dtype = dtype or self._format.dtypes[0]
-    one_of(f"--dtype of --format={kind}", dtype, self._format.dtypes)
     self._config, self._source, self._kind, self._dtype = config, source, kind, dtype
+    self._format: Format = FORMATS[kind]
     self.folder = folder / source.name / f"{kind}-{dtype}"
 
-  def result(self, tokenizer: Path, end: int) -> Path:
+  def result(self, tokenizer: Tokenizer, is_checked: bool = True) -> Path:
     """Returns the folder, writing and checking it now if it is not there yet.
+
+    Args:
+      tokenizer: of the study.
+      is_checked: False: what was written is not opened again, which takes memory for the model.
 
     Raises:
       UserError: it cannot be written, or what was written is not what was to be.
     """
-    source, config = self._source, self._config
+    source = self._source
     made_from = {"model": artifact.fingerprint(source.made_from), "dtype": self._dtype}
     if artifact.exists(self.folder, made_from):
       print(f"export {source.name}: {self.folder} is there already.", flush=True)
       return self.folder
     if self.folder.exists():
       raise UserError(f"{self.folder} is in the way of the export: move it away, or choose --to.")
-    text = source.card()
-    plain = dataclasses.replace(
-      source.transformer,
-      compute=dataclasses.replace(
-        config.compute, dtype="float32", attention="reference", remat="none"
-      ),
-    )
-    with source.leaves() as leaf:
+    text, score = source.card(), "It was not compared with what it was made from."
+    with source.leaves() as leaf, artifact.create(self.folder, made_from) as temporary:
       package = Package(
         source.name,
-        plain.config,
-        config.sequence_length,
-        tokenizer,
-        plain.vocab_size,
-        end,
+        self._config.sequence_length,
+        tokenizer.file,
+        tokenizer.vocab_size,
+        tokenizer.end_of_document,
         leaf,
-        plain.logits,
-        text,
+        source.transformer,
+        f"A small language model for {text.domain}.",
       )
-      with artifact.create(self.folder, made_from) as temporary:
-        self._try(lambda: self._format.write(package, temporary, self._dtype), "write")
-        said = self._check(package, temporary)
+      with self._told("write"):
+        self._format.write(package, temporary, self._dtype)
+      if is_checked:
+        with self._told("read"):
+          verdict = check(
+            *(package, source.params(), self._format, self._dtype, temporary, source.held_out)
+          )
+        score = verdict.said
+      written = dataclasses.replace(text, files=f"{self._kind}, {self._dtype}", checked=score)
+      (temporary / "README.md").write_text(card.write(written))
     size = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-    print(f"export {source.name}: {size / 1e6:.2f} MB in {self.folder}; {said}", flush=True)
+    print(f"export {source.name}: {size / 1e6:.2f} MB in {self.folder}; {score}", flush=True)
     return self.folder
 
-  def _try(self, do: Callable[[], Any], what: str) -> Any:
+  @contextlib.contextmanager
+  def _told(self, what: str) -> Iterator[None]:
     try:
-      return do()
+      yield
     except ImportError as error:
       name = (error.name or str(error)).partition(".")[0]
       wanted = "-e .[mlx]" if name == "mlx" else name
@@ -233,55 +220,16 @@ class Export:
         f" {wanted}."
       ) from error
 
-  def _check(self, package: Package, folder: Path) -> str:
-    """Compares what was written with what was to be; returns what was found, in a sentence."""
-    ours = self._ours(package, jax.device_get(self._source.params()))
-    try:
-      theirs, reader = self._format.read(folder).logits, self._format.reader
-    except ImportError:
-      back = self._try(lambda: self._format.weights(folder, package.config), "read")
-      theirs = self._ours(package, back)
-      reader = f"our own reader, without {self._format.reader}"
-    held_out = self._source.held_out
-    index = np.linspace(0, held_out.n_rows - 1, min(_ROWS, held_out.n_rows)).astype(np.int64)
-    rows, mask = held_out.rows(index), held_out.mask(index)
-    rng = np.random.default_rng(0)
-    odd = rng.integers(0, package.vocab_size, (_COMPARED, package.length), np.int32)
-    compared = np.concatenate([rows[:_COMPARED, :-1], odd])
-    a, b = ours(compared), theirs(compared)
-    difference = float(np.abs(a - b).max())
-    agree = float(np.mean(a.argmax(-1) == b.argmax(-1)))
-    mine, other = (perplexity(logits, rows, mask) for logits in (ours, theirs))
-    said = (
-      f"{reader}: logits differ by {difference:.2g} at most, {agree:.2%} have the same likeliest"
-      f" token, perplexity of {int(mask.sum()):,} held-out tokens {other:.4f}, ours {mine:.4f}."
-    )
-    most, relative = next(t for name, t in _TOLERANCES.items() if name in self._dtype)
-    if not difference <= max(most, self._format.slack) or not abs(other / mine - 1) <= relative:
-      raise UserError(
-        f"What was written as {self._kind} {self._dtype} is not {package.name} ({said[:-1]}): it"
-        " was removed; please report this with the versions of the packages."
-      )
-    return said
 
-  def _ours(self, package: Package, params: Params) -> Callable[[np.ndarray], np.ndarray]:
-    compiled = jax.jit(package.apply)
+def checked_flags(kind: str, dtype: str) -> str:
+  """Returns the type of numbers, the format's first if none is given.
 
-    def logits(tokens: np.ndarray) -> np.ndarray:
-      with jax.set_mesh(sharding.alone()):
-        return np.asarray(compiled(params, jnp.asarray(tokens, jnp.int32)))
-
-    return logits
-
-
-def perplexity(
-  logits: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, mask: np.ndarray
-) -> float:
-  """Returns exp of the mean of -log p over targets where mask is True, row by row."""
-  nats = 0.0
-  for row, seen in zip(rows, mask, strict=True):
-    found = logits(row[None, :-1])[0].astype(np.float64)
-    top = found.max(-1, keepdims=True)
-    normal = top[:, 0] + np.log(np.exp(found - top).sum(-1))
-    nats += float(np.sum((normal - np.take_along_axis(found, row[1:, None], 1)[:, 0])[seen]))
-  return math.exp(nats / mask.sum())
+  Raises:
+    UserError: there is no such format or type in it, or several processes ask.
+  """
+  if processes.count() > 1:
+    raise UserError("A model leaves by one process: run `export` without --coordinator.")
+  one_of("--format", kind, tuple(FORMATS))
+  dtype = dtype or FORMATS[kind].dtypes[0]
+  one_of(f"--dtype of --format={kind}", dtype, FORMATS[kind].dtypes)
+  return dtype

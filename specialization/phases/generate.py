@@ -7,7 +7,6 @@ generate.load("exported/hf-float32").generate(["To undo the last commit"], token
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from specialization import processes
 from specialization.config import ComputeConfig
 from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
-from specialization.export import hf, llama
+from specialization.export import hf
 from specialization.generate import Generator, Sampling
 from specialization.models import Params, Transformer
 from specialization.phases.specialize import Specialization
@@ -51,6 +51,7 @@ class Model:
     tokens: int = 100,
     sampling: Sampling = GREEDY,
     stop: Sequence[str] = (),
+    seed: int = 0,
   ) -> list[str]:
     """Returns how each prompt goes on.
 
@@ -59,28 +60,61 @@ class Model:
       tokens: of each row, at most.
       sampling: how they are drawn; the likeliest ones if it is not given.
       stop: texts before which a row ends, besides the end of the document.
+      seed: of what is drawn.
 
     Raises:
       UserError: a prompt and so many tokens are too long for the model.
     """
-    *_, texts = self.stream(prompts, tokens, sampling, stop)
+    if not prompts:
+      return []
+    *_, texts = self.stream(prompts, tokens, sampling, stop, seed)
     return texts
 
   def stream(
-    self, prompts: Sequence[str], tokens: int, sampling: Sampling, stop: Sequence[str] = ()
+    self,
+    prompts: Sequence[str],
+    tokens: int,
+    sampling: Sampling,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    first: int = 0,
   ) -> Iterator[list[str]]:
-    """Yields how each prompt goes on, as far as it is known; arguments are those of `generate`."""
-    end = self.tokenizer.end_of_document
-    generator = Generator(self.transformer, self.params, end, self.length)
-    encoded = [[end, *ids.tolist()] for ids in self.tokenizer.encode_batch(prompts)]
+    """Yields how each prompt goes on, as far as it is known.
+
+    Arguments are those of `generate`; `first` is the number of the first prompt, which draws
+    depend on.
+    """
     rows: list[list[int]] = [[] for _ in prompts]
-    for parts in generator.stream(encoded, tokens, sampling):
-      for row, part in zip(rows, parts, strict=True):
-        row += part
-      texts = [self.tokenizer.decode(row) for row in rows]
-      yield [_before(text, stop) for text in texts]
-      if stop and all(_before(text, stop) != text for text in texts):
+    is_done = [False] * len(prompts)
+    parts = self._generator.stream(self._encode(prompts), tokens, sampling, seed, first)
+    for part in parts:
+      for row, more in zip(rows, part, strict=True):
+        row += more
+      whole = [self.tokenizer.decode(row) for row in rows]
+      texts = [_before(text, stop) for text in whole]
+      yield texts
+      most = max(map(len, part))
+      for i, more in enumerate(part):
+        is_done[i] |= len(more) < most or texts[i] != whole[i]
+      if all(is_done):
         return
+
+  def check(self, prompts: Sequence[str], tokens: int) -> None:
+    """Raises UserError, with the number of its line, if a prompt is too long."""
+    for number, ids in enumerate(self._encode(prompts), 1):
+      try:
+        self._generator.check(ids, tokens)
+      except UserError as error:
+        raise UserError(f"Line {number}: {error}") from error
+
+  def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
+    end = self.tokenizer.end_of_document
+    return [[end, *ids.tolist()] for ids in self.tokenizer.encode_batch(prompts)]
+
+  @property
+  def _generator(self) -> Generator:
+    end = self.tokenizer.end_of_document
+    return Generator(self.transformer, self.params, end, self.length)
 
   def logits(self, tokens: np.ndarray) -> np.ndarray:
     """Returns f32[b, t, v] of tokens i32[b, t]."""
@@ -110,18 +144,14 @@ def load(folder: str | Path) -> Model:
     UserError: it holds no plain Llama, or its tokenizer is another kind.
   """
   folder = Path(folder).expanduser()
-  if not (folder / "config.json").is_file():
-    raise UserError(f"{folder} has no config.json: name a folder that `export` wrote.")
-  found = json.loads((folder / "config.json").read_text())
-  config, vocab_size, length = llama.from_json(found, str(folder))
-  hf.check(folder, config, vocab_size)
-  params = jax.tree.map(jnp.asarray, hf.weights(folder, config))
+  config, vocab_size, length = hf.described(folder)
   tokenizer = Tokenizer(folder)
   if tokenizer.vocab_size > vocab_size:
     raise UserError(
       f"{folder} has {vocab_size} tokens in config.json, but {tokenizer.vocab_size} in"
       " tokenizer.json: take both from one model."
     )
+  params = jax.tree.map(jnp.asarray, hf.weights(folder, config))
   return Model(Transformer(config, vocab_size, PLAIN), params, tokenizer, length)
 
 
@@ -134,18 +164,8 @@ def of_cell(cell: Specialization) -> Model:
 
 def answer_from(folder: str, **asked: Any) -> None:
   """Answers as `answer` does, with the model in a folder."""
+  check_flags(**asked)
   answer(load(folder), **asked)
-
-
-def show(model: Model, prompt: str, tokens: int, sampling: Sampling, stop: Sequence[str]) -> None:
-  """Prints a prompt and how it goes on, as it comes."""
-  shown = ""
-  for (text,) in model.stream([prompt], tokens, sampling, stop):
-    known = prompt + text.rstrip(_UNFINISHED)
-    sys.stdout.write(known[len(shown) :])
-    sys.stdout.flush()
-    shown = known
-  print(flush=True)
 
 
 def answer(
@@ -156,30 +176,56 @@ def answer(
   batch: int,
   tokens: int,
   stop: Sequence[str],
+  seed: int,
   **sampling: Any,
 ) -> None:
   """Prints how a prompt goes on, or a JSON line for each line of a file of them.
 
   Raises:
-    UserError: the file cannot be read, or there is nothing to do.
+    UserError: the file cannot be read, or a line of it is too long.
   """
-  if tokens < 1 or batch < 1 or bool(prompt) == bool(prompts):
-    raise UserError(
-      "What to go on from? Give --prompt=TEXT or --prompts=FILE, and --tokens and --batch of at"
-      " least 1."
-    )
   how = Sampling(**sampling)
   if prompt:
-    show(model, prompt, tokens, how, stop)
+    _show(model, prompt, tokens, how, stop, seed)
     return
   try:
-    lines = Path(prompts).expanduser().read_text().splitlines()
+    lines = Path(prompts).expanduser().read_text().removesuffix("\n").split("\n")
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"--prompts={prompts} cannot be read ({error}): name a text file.") from error
-  if not lines:
-    raise UserError(f"--prompts={prompts} is empty: give it one prompt a line.")
+  model.check(lines, tokens)
   for first in range(0, len(lines), batch):
     some = lines[first : first + batch]
-    seeded = dataclasses.replace(how, seed=how.seed + first)
-    for line, text in zip(some, model.generate(some, tokens, seeded, stop), strict=True):
+    *_, texts = model.stream(some, tokens, how, stop, seed, first)
+    for line, text in zip(some, texts, strict=True):
       print(json.dumps({"prompt": line, "text": text}, ensure_ascii=False), flush=True)
+
+
+def _show(
+  model: Model, prompt: str, tokens: int, sampling: Sampling, stop: Sequence[str], seed: int
+) -> None:
+  """Prints a prompt and how it goes on, as it comes."""
+  back, shown, text = max((len(s) - 1 for s in stop), default=0), 0, ""
+  for (text,) in model.stream([prompt], tokens, sampling, stop, seed):
+    # What may yet become a character, or a text at which to stop, waits.
+    known = prompt + text[: len(text) - back].rstrip(_UNFINISHED)
+    print(known[shown:], end="", flush=True)
+    shown = max(shown, len(known))
+  print((prompt + text)[shown:], flush=True)
+
+
+def check_flags(
+  *, prompt: str, prompts: str, batch: int, tokens: int, stop: Sequence[str], **others: Any
+) -> None:
+  """Looks at what is asked before anything is read.
+
+  Raises:
+    UserError: it is no question, or several processes ask.
+  """
+  if processes.count() > 1:
+    raise UserError("Text is generated by one process: run `generate` without --coordinator.")
+  if tokens < 1 or batch < 1 or bool(prompt) == bool(prompts) or not all(stop):
+    raise UserError(
+      "What to go on from? Give --prompt=TEXT or --prompts=FILE, and --tokens and --batch of at"
+      " least 1; a --stop is no empty text."
+    )
+  Sampling(**{name: others[name] for name in ("temperature", "top_k", "top_p")})

@@ -5,19 +5,19 @@ Each is opened by its target's own reader in a process of its own, so that memor
 
 import dataclasses
 import json
+import math
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from specialization import artifact, budgets
@@ -25,10 +25,10 @@ from specialization.config import ModelConfig
 from specialization.data import store
 from specialization.errors import UserError
 from specialization.export import FORMATS, Reader
+from specialization.export.check import nats, own, spread
 from specialization.models import Transformer
 from specialization.phases import generate
 from specialization.phases.evaluate import hardware
-from specialization.phases.export import perplexity
 from specialization.strict import to_dict
 
 _ROWS = 256  # of held-out text, spread over all of it
@@ -50,8 +50,8 @@ _READERS: Mapping[str, Callable[[Path], Reader]] = {
 
 def measure(
   workdir: Path, exports: Path, cell: str, transformer: Transformer, held_out: store.Store
-) -> list[Path]:
-  """Measures all exports of a cell; returns the files of what was found.
+) -> None:
+  """Measures all exports of a cell that are not known yet.
 
   Args:
     workdir: of the study, for `inference`.
@@ -63,28 +63,29 @@ def measure(
   Raises:
     UserError: there are none, or one cannot be read.
   """
-  folders = sorted(path for path in (exports / cell).glob("*-*") if path.is_dir())
-  if not folders:
+  ways = [
+    (kind, dtype, exports / cell / f"{kind}-{dtype}")
+    for kind, made in FORMATS.items()
+    for dtype in made.dtypes
+  ]
+  ways = [(kind, dtype, folder) for kind, dtype, folder in ways if folder.is_dir()]
+  if not ways:
     raise UserError(f"{exports} has nothing of {cell}: run `export` first.")
-  index = np.linspace(0, held_out.n_rows - 1, min(_ROWS, held_out.n_rows)).astype(np.int64)
-  text = exports / f".{cell}.npz"
+  rows, mask = spread(held_out, _ROWS)
   size = json.dumps(to_dict(transformer.config) | {"vocab_size": transformer.vocab_size})
-  np.savez(text, rows=held_out.rows(index), mask=held_out.mask(index), size=size)
-  made = []
-  try:
-    for folder in folders:
-      kind, _, dtype = folder.name.partition("-")
-      for reader in [kind, _OURS] if folder.name == "hf-float32" else [kind]:
+  with tempfile.TemporaryDirectory() as temporary:
+    text = Path(temporary) / "text.npz"
+    np.savez(text, rows=rows, mask=mask, size=size)
+    for kind, dtype, folder in ways:
+      for reader in [kind, _OURS] if (kind, dtype) == ("hf", "float32") else [kind]:
         target = workdir / "inference" / f"{cell}--{reader}-{dtype}.json"
-        if not target.exists():
-          found = _apart(reader, folder, text)
-          about = {"cell": cell, "format": kind, "dtype": dtype, "reader": reader}
-          artifact.write_text(target, json.dumps(about | found, indent=1))
-          print(f"inference {cell}: {_said(about | found)}", flush=True)
-        made.append(target)
-  finally:
-    text.unlink()
-  return made
+        about = {"cell": cell, "format": kind, "dtype": dtype, "reader": reader}
+        about["export"] = artifact.fingerprint(artifact.made_from(folder))
+        if target.exists() and json.loads(target.read_text())["export"] == about["export"]:
+          continue
+        found = about | _apart(reader, folder, text)
+        artifact.write_text(target, json.dumps(found, indent=1))
+        print(f"inference {cell}: {_said(found)}", flush=True)
 
 
 def _said(found: Mapping[str, Any]) -> str:
@@ -107,10 +108,12 @@ def _said(found: Mapping[str, Any]) -> str:
 def _apart(reader: str, folder: Path, text: Path) -> dict[str, Any]:
   """Returns what a process of its own finds."""
   command = [sys.executable, "-m", __name__, reader, str(folder), str(text)]
-  done = subprocess.run(command, capture_output=True, text=True)
+  # All by the processor: this process may hold the accelerators, and few readers would use them.
+  alone = os.environ | {"JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(command, capture_output=True, text=True, env=alone)
   if done.returncode:
     last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-    raise UserError(f"{folder} cannot be measured by {reader} ({last}): install what it needs.")
+    raise UserError(f"{folder} cannot be measured by {reader} ({last}): mend that, or export anew.")
   found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
   return found
 
@@ -124,7 +127,7 @@ class _Found:
     parameters, bytes: of the model.
     prefill: of one row.
     decode_1, decode_16: of one row and of 16 at once.
-    memory: bytes that the process took beyond what it had before the model was opened.
+    memory: bytes that the process had at most, interpreter and libraries included.
     perplexity: of held-out tokens.
     tokens: so many.
     hardware, date: of the measurement.
@@ -148,35 +151,29 @@ def main(reader: str, folder: Path, text: Path) -> None:
   given = np.load(text)
   rows, mask, size = given["rows"], given["mask"], json.loads(str(given["size"]))
   vocab_size = size.pop("vocab_size")
-  config, before = ModelConfig(**size), _peak()
+  config = ModelConfig(**size)
   by = _OURS if reader == _OURS else FORMATS[reader].reader
   try:
     opened = _READERS[reader](folder)
     speeds = _speeds(opened, rows[:, :-1])
   except ImportError:
     by = f"{_OURS}, without {by}"
-    opened = _read_back(Transformer(config, vocab_size, generate.PLAIN), reader, folder)
+    transformer = Transformer(config, vocab_size, generate.PLAIN)
+    opened = Reader(own(transformer, FORMATS[reader].weights(folder, config)))
     speeds = (0.0, 0.0, 0.0)
-  memory = _peak() - before
+  memory = _peak()  # before all logits of many rows are asked for
   made = _Found(
     by,
     budgets.parameters(config, vocab_size),
     sum(path.stat().st_size for path in folder.glob("model*")),
     *speeds,
     memory=memory,
-    perplexity=perplexity(opened.logits, rows, mask),
+    perplexity=math.exp(min(nats(opened.logits, rows, mask), 700.0)),
     tokens=int(mask.sum()),
     hardware=hardware(),
     date=date.today().isoformat(),
   )
   print(json.dumps(dataclasses.asdict(made)))
-
-
-def _read_back(transformer: Transformer, kind: str, folder: Path) -> Reader:
-  """Returns our own transformer with the parameters that are in the files."""
-  params = FORMATS[kind].weights(folder, transformer.config)
-  apply = jax.jit(transformer.logits)
-  return Reader(lambda tokens: np.asarray(apply(params, jnp.asarray(tokens, jnp.int32))))
 
 
 def _speeds(opened: Reader, rows: np.ndarray) -> tuple[float, float, float]:
@@ -197,7 +194,7 @@ def _decoding(go_on: Callable[[np.ndarray, int], np.ndarray], rows: np.ndarray) 
   start = np.ascontiguousarray(rows[:, : min(_PROMPT, length // 2)])
   new = min(_NEW, length - start.shape[1] - 1)
   more = _seconds(lambda: go_on(start, 1 + new)) - _seconds(lambda: go_on(start, 1))
-  return len(start) * new / more
+  return len(start) * new / more if more > 0 else 0.0  # Too short to be told from noise.
 
 
 def _seconds(do: Callable[[], object]) -> float:
@@ -212,8 +209,13 @@ def _seconds(do: Callable[[], object]) -> float:
 
 def _peak() -> int:
   """Returns the most memory that this process has had, in bytes."""
-  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return most if sys.platform == "darwin" else most * 1024
+  status = Path("/proc/self/status")
+  if (
+    status.exists()
+  ):  # What getrusage says there may be that of the process which started this one.
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

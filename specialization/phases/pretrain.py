@@ -66,7 +66,7 @@ class Pretrained:
     row, config = self.row, self.config
     trained: dict[str, Any] = {"strategy": row.strategy}
     if row.strategy == "imported":
-      trained["init_params"] = row.pretrain.init_params
+      trained["imported"] = _origin(row.pretrain.init_params)
     if row.pretrains:
       trained |= {
         "clusters": row.clusters,
@@ -271,6 +271,17 @@ class Pretrained:
         )
       distribution = np.full(row.clusters, 1 / row.clusters)
     return sampler.ClusterSampler(ranges, [(0, distribution)], groups, rows, seed)
+
+
+def _origin(folder: str) -> dict[str, Any]:
+  """Returns what the checkpoints in a folder were made from."""
+  try:
+    return artifact.made_from(Path(folder).parent)
+  except FileNotFoundError:
+    raise UserError(
+      f"{folder} is not what `import` made, or another run: set pretrain.init_params to such a"
+      " folder of checkpoints."
+    ) from None
 
 
 def _said(d: importance.Diagnosis, config: Config) -> str:

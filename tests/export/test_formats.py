@@ -11,7 +11,7 @@ import packages
 from specialization.errors import UserError
 from specialization.export import FORMATS, gguf, hf, llama
 
-# By the bits of a number: what a parameter may differ by, in parts of the largest of its row.
+# By the bits of a number: what a parameter may differ by, in parts of the largest of its tensor.
 LOST = {"32": 0.0, "16": 2**-8, "8": 1 / 127, "4": 1 / 7}
 CHANGES = [{}, {"n_kv_heads": 4}, {"n_kv_heads": 1, "tie_embeddings": False}]
 OWN = ("hf", "gguf", "stablehlo")  # formats that need no package beside those of the project
@@ -35,7 +35,7 @@ def test_parameters_come_back(made, kind, dtype):
   assert jax.tree.structure(back) == jax.tree.structure(params)
   bits = next(bits for bits in LOST if bits in dtype)
   for path, found in jax.tree_util.tree_flatten_with_path(back)[0]:
-    wanted = np.asarray(jax.tree_util.tree_reduce(lambda _, x: x, at(params, path)))
+    wanted = np.asarray(at(params, path))
     is_vector = "norm" in jax.tree_util.keystr(path)
     lost = LOST["32"] if is_vector and kind == "gguf" else LOST[bits]
     assert found.shape == wanted.shape
@@ -135,10 +135,10 @@ def test_large_models_are_cut_into_files(made, monkeypatch):
   assert index["metadata"]["total_size"] == 4 * sum(p.size for p in jax.tree.leaves(params))
   back = hf.weights(folder, of.config)
   jax.tree.map(np.testing.assert_array_equal, back, jax.device_get(params))
-  hf.check(folder, of.config, packages.VOCAB)
+  assert hf.described(folder) == (of.config, packages.VOCAB, packages.LENGTH)
   files[1].unlink()
   with pytest.raises(UserError, match=r"lacks model-00002-of-\d+\.safetensors"):
-    hf.check(folder, of.config, packages.VOCAB)
+    hf.described(folder)
 
 
 @pytest.mark.parametrize("made", [{}], ids=str, indirect=True)
@@ -179,6 +179,7 @@ def test_widths_that_do_not_quantize(made, dtype):
     ({"rope_scaling": {"rope_type": "llama3"}}, r"scales its rotary positions \(llama3\)"),
     ({"head_dim": 99}, "heads of 99 features"),
     ({"hidden_size": None}, "has no field hidden_size"),
+    ({"quantization": {"bits": 4}}, r"quantization=\{'bits': 4\} instead of None"),
   ],
 )
 def test_what_is_no_plain_llama(made, change, sentence):
@@ -192,15 +193,48 @@ def test_what_is_no_plain_llama(made, change, sentence):
 
 @pytest.mark.parametrize("made", [{}], ids=str, indirect=True)
 def test_damaged_and_foreign_files(made):
-  of, _, package, folder = made
+  _, _, package, folder = made
   hf.write(package, folder, "float32")
-  with pytest.raises(UserError, match=r"embed_tokens.weight of \(320, 64\), and .* \(321, 64\)"):
-    hf.check(folder, of.config, packages.VOCAB + 1)
+  hf.described(folder)
+
+  def refused(sentence):
+    with pytest.raises(UserError, match=sentence):
+      hf.described(folder)
+
+  config = folder / "config.json"
+  told = config.read_text()
+  config.write_text(told.replace('"vocab_size": 320', '"vocab_size": 321'))
+  refused(r"embed_tokens.weight of \(320, 64\), and .* \(321, 64\)")
+  config.write_text(told.replace('"num_attention_heads": 4', '"num_attention_heads": 0'))
+  refused("has sizes that are no numbers above 0")
+  config.write_text(told[:50])
+  refused(r"config.json is damaged \(.*\): copy or export it anew")
+  config.write_text("[]")
+  refused("config.json is not what belongs there")
+  config.write_text(told)
   file = folder / "model.safetensors"
   whole = file.read_bytes()
   file.write_bytes(whole[:1000])
-  with pytest.raises(UserError, match=r"model.safetensors is damaged \(.*\): copy or export it"):
-    hf.check(folder, of.config, packages.VOCAB)
+  refused(r"model.safetensors is damaged \(.*\): copy or export it")
   file.unlink()
-  with pytest.raises(UserError, match=r"lacks model.safetensors: name a folder that `export`"):
-    hf.check(folder, of.config, packages.VOCAB)
+  refused(r"lacks model.safetensors: name a folder that `export`")
+  file.mkdir()
+  refused(r"lacks model.safetensors: name a folder that `export`")
+  index = folder / "model.safetensors.index.json"
+  index.write_text("{")
+  refused(r"index.json is damaged")
+  index.write_text("{}")
+  refused("has no tensor model.embed_tokens.weight: copy all files of a whole Llama")
+  config.unlink()
+  refused("has no config.json: name a folder that `export` or transformers wrote")
+
+
+@pytest.mark.parametrize("made", [{}], ids=str, indirect=True)
+def test_a_tokenizer_that_llama_cpp_does_not_know(made):
+  _, _, package, folder = made
+  told = json.loads(package.tokenizer.read_text())
+  digits = {"type": "Digits", "individual_digits": True}
+  told["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, told["pre_tokenizer"]]}
+  package.tokenizer.write_text(json.dumps(told))
+  with pytest.raises(UserError, match="cuts text into other words than GPT-2's"):
+    FORMATS["gguf"].write(package, folder, "f32")

@@ -1,7 +1,6 @@
 """Exported models by their real readers: the same logits, tokens, text and perplexity."""
 
 import functools
-import math
 import random
 
 import jax
@@ -16,9 +15,9 @@ import packages
 import strings
 import tiny
 from specialization.data.tokenizer import Tokenizer
-from specialization.export import FORMATS
+from specialization.export import FORMATS, check
 from specialization.generate import Sampling, draw
-from specialization.phases import export, generate
+from specialization.phases import generate
 
 pytestmark = pytest.mark.oracle
 
@@ -139,8 +138,8 @@ def test_perplexity_is_that_of_lm_eval(tmp_path):
       rows.append(np.pad(row, (0, packages.LENGTH + 1 - len(row)), constant_values=package.end))
       masks.append(mask)
   rows, masks = np.stack(rows), np.stack(masks)
-  found = export.perplexity(lambda x: packages.logits(of, params, x), rows, masks)
-  assert math.log(found) * masks.sum() == pytest.approx(wanted, rel=1e-5)
+  found = check.nats(lambda x: packages.logits(of, params, x), rows, masks)
+  assert found * masks.sum() == pytest.approx(wanted, rel=1e-5)
 
 
 def rolling(text):

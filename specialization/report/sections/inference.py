@@ -18,9 +18,10 @@ def section(study: Study) -> Section | None:
     return None
   where = "; ".join(dict.fromkeys(f"{r['hardware']}, {r['date']}" for r in records))
   text = (
-    "Exports, each by its target's own reader in a process of its own. Prefill: one row as long as"
-    " the model was trained on; decode: 64 tokens after 16, for one row and for 16 at once; medians"
-    " of 5. Memory: what the process took beyond what it had before the model was opened."
+    "Exports, each by its target's own reader on the processor, in a process of its own. Prefill:"
+    " one row as long as the model was trained on (StableHLO computes the logits of all of it);"
+    " decode: up to 64 tokens after 16, for one row and for 16 at once; medians of 5. Memory: the"
+    " most that the process had, interpreter and libraries included. MLX computes in 32 bits here."
     f" {where}."
   )
   domains = dict.fromkeys(record["domain"] for record in records)

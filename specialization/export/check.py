@@ -1,0 +1,150 @@
+"""Whether files hold the model that was to leave, and their reader makes the same of it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialization import sharding
+from specialization.data.store import Store
+from specialization.data.tokenizer import Tokenizer
+from specialization.errors import UserError
+from specialization.export.package import Format, Logits, Package, Reader
+from specialization.models import Params, Transformer
+
+ROWS = 64  # of held-out text on which both readers are asked for their perplexity
+_COMPARED = 8  # of these, of which all logits are compared; and as many rows of random tokens
+# By what is in the name of a type: by how much of a tensor's largest number another one may change.
+_LOST = {"32": 0.0, "bf": 2**-8, "16": 2**-10, "8": 0.01, "4": 0.2}
+_EXACT = 1e-4  # by how much logits may differ where no number changes
+# Nats, mean KL of the reader's next token from ours, by the same numbers: rounding makes 2.5e-4 of
+# it at most, and heads that are turned wrongly 0.3.
+_APART = 5e-3
+_ODD = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600 don't  <|endoftext|> 1234567"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What was found of files that passed: in words, and the perplexity of so many tokens."""
+
+  said: str
+  perplexity: float
+  tokens: int
+
+
+def own(transformer: Transformer, params: Params) -> Logits:
+  """Returns the logits of our transformer, in float32 on this host."""
+  compute = dataclasses.replace(
+    transformer.compute, dtype="float32", attention="reference", remat="none"
+  )
+  compiled = jax.jit(dataclasses.replace(transformer, compute=compute).logits)
+  mesh = sharding.on_the_host()
+  placed = jax.device_put(jax.device_get(params), sharding.replicated(mesh))
+
+  def logits(tokens: np.ndarray) -> np.ndarray:
+    with jax.set_mesh(mesh):
+      return np.asarray(compiled(placed, jnp.asarray(tokens, jnp.int32)))
+
+  return logits
+
+
+def spread(held_out: Store, most: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns rows from all over a store, i32[n, t + 1], and their mask, bool[n, t]."""
+  index = np.linspace(0, held_out.n_rows - 1, min(most, held_out.n_rows)).astype(np.int64)
+  return held_out.rows(index), held_out.mask(index)
+
+
+def check(
+  package: Package,
+  params: Params,
+  files: Format,
+  dtype: str,
+  folder: Path,
+  held_out: Store,
+) -> Verdict:
+  """Compares what is in a folder with what was to be.
+
+  Args:
+    package, params: the model.
+    files, dtype: how it was written.
+    folder: where.
+    held_out: text to compare on.
+
+  Raises:
+    UserError: it is not the same.
+    ImportError: not even this project can read it here.
+  """
+  whole, back = jax.device_get(params), files.weights(folder, package.config)
+  lost = max(jax.tree.leaves(jax.tree.map(_lost, whole, back)))
+  near, ours = own(package.transformer, back), own(package.transformer, whole)
+  try:
+    reader, name = files.read(folder), files.reader
+  except ImportError:
+    reader, name = Reader(near), f"read back by this project alone, without {files.reader}"
+  rows, mask = spread(held_out, ROWS)
+  odd = np.random.default_rng(0).integers(0, package.vocab_size, (_COMPARED, package.length))
+  compared = np.concatenate([rows[:_COMPARED, :-1], odd]).astype(np.int32)
+  a, b, c = (logits(compared).astype(np.float64) for logits in (ours, reader.logits, near))
+  difference, agree = float(np.abs(a - b).max()), float(np.mean(a.argmax(-1) == b.argmax(-1)))
+  mine, theirs = (nats(logits, rows, mask) for logits in (ours, reader.logits))
+  said = (
+    f"{name}: logits differ by {difference:.2g} at most, {agree:.2%} have the same likeliest token,"
+    f" perplexity of {int(mask.sum()):,} held-out tokens {_exp(theirs):.4f}, ours {_exp(mine):.4f}."
+  )
+  apart, most = _divergence(c, b), next(most for sign, most in _LOST.items() if sign in dtype)
+  amiss = []
+  if not lost <= most:
+    amiss.append(f"parameters differ by {lost:.1%}")
+  if not apart <= _APART:
+    amiss.append(f"next tokens differ by {apart:.2g} nats")
+  if most == 0 and not difference <= max(_EXACT, files.slack):
+    amiss.append("logits differ")
+  if reader.encode and (text := _other_tokens(reader.encode, package, rows)):
+    amiss.append(f"tokens of {text!r} differ")
+  if amiss:
+    raise UserError(
+      f"What was written as {dtype} is not {package.name}, and was removed ({', '.join(amiss)};"
+      f" {said[:-1]}): please report this with the versions of the packages."
+    )
+  return Verdict(said, _exp(theirs), int(mask.sum()))
+
+
+def _lost(whole: np.ndarray, back: np.ndarray) -> float:
+  return float(np.abs(whole - back).max() / np.abs(whole).max())
+
+
+def _divergence(ours: np.ndarray, theirs: np.ndarray) -> float:
+  """Returns the mean KL(ours, theirs) of next tokens, infinite if any logit is no number."""
+  a, b = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (ours, theirs))
+  found = float(np.mean(np.sum(np.exp(a) * (a - b), axis=-1)))
+  return found if math.isfinite(found) else math.inf
+
+
+def _other_tokens(
+  encode: Callable[[str], list[int]], package: Package, rows: np.ndarray
+) -> str | None:
+  """Returns a text of which the reader has other tokens, None if there is none."""
+  tokenizer = Tokenizer(package.tokenizer.parent)
+  texts = [_ODD, *(tokenizer.decode(row[row != package.end]) for row in rows[:_COMPARED])]
+  for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+    if encode(text) != [package.end, *ids.tolist()]:
+      return text[:40]
+  return None
+
+
+def nats(logits: Logits, rows: np.ndarray, mask: np.ndarray) -> float:
+  """Returns the mean of -log p over targets where mask is True, row by row."""
+  total = 0.0
+  for row, seen in zip(rows, mask, strict=True):
+    found = logits(row[None, :-1])[0].astype(np.float64)
+    normal = np.logaddexp.reduce(found, axis=-1)
+    total += float(np.sum((normal - np.take_along_axis(found, row[1:, None], 1)[:, 0])[seen]))
+  return total / mask.sum()
+
+
+def _exp(value: float) -> float:
+  return math.exp(min(value, 700.0))

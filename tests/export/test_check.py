@@ -1,0 +1,48 @@
+"""What was written is compared with what was to be."""
+
+import dataclasses
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+import packages
+from specialization.data.store import Store
+from specialization.data.tokenizer import Tokenizer
+from specialization.errors import UserError
+from specialization.export import FORMATS, Reader, check
+
+
+@pytest.mark.parametrize("dtype", ["f32", "q8_0", "q4_0"])
+def test_a_reader_that_makes_something_else_of_the_files_is_noticed(tmp_path, dtype):
+  """As llama.cpp would, if the heads of queries were not paired: the files read back are right."""
+  of = packages.transformer()
+  params = packages.perturbed(of.initialize(jax.random.key(0)))
+  package, out = packages.package(of, params, tmp_path), tmp_path / "out"
+  out.mkdir()
+  made = FORMATS["gguf"]
+  made.write(package, out, dtype)
+  back = made.weights(out, of.config)
+  rows = np.random.default_rng(1).integers(0, packages.VOCAB, (9, packages.LENGTH + 1), np.int32)
+  held_out = mock.Mock(spec=Store, n_rows=9)
+  held_out.rows.side_effect = rows.__getitem__
+  held_out.mask.side_effect = np.ones((9, packages.LENGTH), bool).__getitem__
+  encode = lambda text: [package.end, *Tokenizer(tmp_path).encode_batch([text])[0].tolist()]  # noqa: E731
+
+  def found(params, encode=encode):
+    reader = Reader(check.own(of, params), encode=encode)
+    return dataclasses.replace(made, read=lambda _: reader)
+
+  def checked(files):
+    return check.check(package, params, files, dtype, out, held_out)
+
+  assert checked(found(back)).tokens == 9 * packages.LENGTH
+  kernel = back["layers"]["attention"]["query"]["kernel"]
+  heads = kernel.reshape(*kernel.shape[:2], of.config.n_heads, 2, -1).swapaxes(-1, -2)
+  wrong = jax.tree.map(np.copy, back)
+  wrong["layers"]["attention"]["query"]["kernel"] = heads.reshape(kernel.shape)
+  with pytest.raises(UserError, match=r"was removed \(next tokens differ by 0\.\d+ nats"):
+    checked(found(wrong))
+  with pytest.raises(UserError, match=r"was removed .*tokens of '.*' differ"):
+    checked(found(back, lambda text: encode(text)[1:]))
