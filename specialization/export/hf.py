@@ -178,7 +178,7 @@ def opened(folder: Path) -> Iterator[tuple[dict[str, tuple[int, ...]], Read]]:
 def _open(path: Path) -> Any:
   try:
     return safe_open(path, "np")
-  except (FileNotFoundError, IsADirectoryError):
+  except OSError:  # The library raises no more precise one of a folder with that name.
     raise UserError(
       f"{path.parent} lacks {path.name}: name a folder that `export` or transformers wrote, with"
       " all of its files."

@@ -58,7 +58,8 @@ def weights(folder: Path, config: ModelConfig) -> dict:
   """Returns the parameters that are in the files."""
   import mlx.core as mx
 
-  bits = json.loads((folder / "config.json").read_text()).get("quantization", {}).get("bits")
+  told = json.loads((folder / "config.json").read_text())
+  bits = told["quantization"]["bits"] if "quantization" in told else 0
 
   def dequantized(name: str, read: hf.Read) -> np.ndarray:
     found = read(name)

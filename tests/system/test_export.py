@@ -150,7 +150,9 @@ def test_without_the_packages_of_others(command, tmp_path, monkeypatch):
   for name in ("torch", "mlx"):
     monkeypatch.setitem(sys.modules, name, None)
   flags = ("--only=dense", f"--to={tmp_path}")
-  assert "; our own reader, without torch and transformers: logits" in command("export", *flags)
+  assert "; read back by this project alone, without torch and transformers: logits" in command(
+    "export", *flags
+  )
   with pytest.raises(UserError, match=r"takes mlx, which is not installed: pip install -e \.\[mlx"):
     command("export", *flags, "--format=mlx")
   assert not (tmp_path / CELL.format("dense") / "mlx-float32").exists()
