@@ -62,7 +62,11 @@ def of_cell(config: Config, workdir: Path, cell: Specialization, command: str) -
     found = result()
     about = {
       "family at pretraining": cell.row.family,
-      "expert": ", ".join(f"{k} {v}" for k, v in found["expert"].items() if v is not None),
+      "expert": ", ".join(
+        f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in found["expert"].items()
+        if v is not None
+      ),
       "text of the domain": f"{found['used_tokens']:,} tokens",
       "parameters": f"{found['parameters']['inference']:,}",
       "positions": f"{config.sequence_length}",
