@@ -171,7 +171,14 @@ class Study:
     for cell in self._cells:
       print(f"{cell.name}\t{self._status(cell)}")
 
-  def export(self, kind: str, dtype: str, to: str, expert: str, is_checked: bool) -> None:
+  def export(
+    self,
+    kind: str = "hf",
+    dtype: str = "",
+    to: str = "",
+    expert: str = "",
+    is_checked: bool = True,
+  ) -> None:
     """Each cell's model in a format, or one of its pretraining's experts."""
     folder, config, dtype = self._exports(to), self._config, checked_flags(kind, dtype)
     self._look_for("pretrain" if expert else "specialize")
