@@ -159,6 +159,21 @@ def test_without_the_packages_of_others(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+  "fields",
+  [
+    {"sizes__slm__d_mlp": 24},
+    {"methods__dense__family": "mixture"},
+    {"specialize__replay": 0.5},
+  ],
+  ids=str,
+)
+def test_what_another_configuration_made(command, tmp_path, fields):
+  with pytest.raises(UserError, match=r"was made (with|by) .*: choose another --workdir, restore"):
+    command("export", "--only=dense", f"--to={tmp_path}", **fields)
+  assert not (tmp_path / CELL.format("dense")).exists()
+
+
+@pytest.mark.parametrize(
   ("flags", "sentence"),
   [
     (["--format=hff"], "--format='hff' is unknown: did you mean 'hf'"),
