@@ -119,7 +119,7 @@ def _lost(whole: np.ndarray, back: np.ndarray) -> float:
 
 def _divergence(ours: np.ndarray, theirs: np.ndarray) -> float:
   """Returns the mean KL(ours, theirs) of next tokens, infinite if any logit is no number."""
-  a, b = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (ours, theirs))
+  a, b = (x - _normal(x)[..., None] for x in (ours, theirs))
   found = float(np.mean(np.sum(np.exp(a) * (a - b), axis=-1)))
   return found if math.isfinite(found) else math.inf
 
@@ -141,9 +141,16 @@ def nats(logits: Logits, rows: np.ndarray, mask: np.ndarray) -> float:
   total = 0.0
   for row, seen in zip(rows, mask, strict=True):
     found = logits(row[None, :-1])[0].astype(np.float64)
-    normal = np.logaddexp.reduce(found, axis=-1)
-    total += float(np.sum((normal - np.take_along_axis(found, row[1:, None], 1)[:, 0])[seen]))
-  return total / mask.sum()
+    chosen = np.take_along_axis(found, row[1:, None], 1)[:, 0]
+    total += float(np.sum((_normal(found) - chosen)[seen]))
+  return total / int(mask.sum())
+
+
+def _normal(logits: np.ndarray) -> np.ndarray:
+  """Returns the log of the sum of exp over the last axis."""
+  top = logits.max(-1)
+  normal: np.ndarray = top + np.log(np.exp(logits - top[..., None]).sum(-1))
+  return normal
 
 
 def _exp(value: float) -> float:

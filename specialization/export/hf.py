@@ -192,6 +192,8 @@ def read(folder: Path) -> Reader:
   import torch
   import transformers
 
+  transformers.utils.logging.set_verbosity_error()
+  transformers.utils.logging.disable_progress_bar()
   model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
   model.generation_config.eos_token_id = None
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
