@@ -2,81 +2,84 @@
 
 PYTHONPATH=. python tests/benchmarks/inference.py FOLDER... > docs/export/speed.md
 
-FOLDER is what `export --format=hf` wrote. Both take turns within one process; what counts is the
-median of each, and ratios are medians of those of single turns. Minutes on two cores.
+FOLDER is what `export --format=hf` wrote. Each reader has a process of its own, and they take
+turns; what counts is the median of each, and ratios are medians of those of single turns. Minutes
+on two cores; nothing else may run.
 """
 
+import contextlib
 import datetime
+import importlib.metadata
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
 
-from specialization.export import Reader, hf
-from specialization.phases import generate
 from specialization.phases.evaluate import hardware
 
 TURNS = 9
+_REST = 0.3  # seconds before a turn, in which the other's threads go to sleep
 
 
-def seconds(do: Callable[[], object]) -> float:
-  began = time.perf_counter()
-  do()
-  return time.perf_counter() - began
+def read(kind: str, folder: Path, asked: Connection) -> None:
+  """Answers (tokens, n) with the likeliest next tokens and the seconds that they took."""
+  from specialization.export import hf
+  from specialization.phases import generate
+
+  generating = generate.load(folder).likeliest if kind == "ours" else hf.read(folder).generate
+  assert generating
+  with contextlib.suppress(EOFError):  # Nobody asks any more.
+    while True:
+      tokens, n = asked.recv()
+      began = time.perf_counter()
+      found = generating(tokens, n)
+      asked.send((found, time.perf_counter() - began))
 
 
-def compared(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[list, list]:
-  """Returns the seconds of turns that alternate, after one of each that does not count."""
-  taken: tuple[list[float], list[float]] = ([], [])
-  for turn in range(1 + TURNS):
-    for do, into in zip((ours, theirs), taken, strict=True):
-      spent = seconds(do)
+def row(name: str, readers: list[Connection], prompt: np.ndarray, new: int, tokens: int) -> str:
+  """Returns a line of the table, after a look whether both say the same."""
+  taken: list[list[float]] = [[], []]
+  for turn in range(1 + TURNS):  # The first one compiles.
+    found = []
+    for reader, seconds in zip(readers, taken, strict=True):
+      time.sleep(_REST)
+      reader.send((prompt, new))
+      ids, spent = reader.recv()
+      found.append(ids)
       if turn:
-        into.append(spent)
-  return taken
-
-
-def row(name: str, tokens: int, ours: list[float], theirs: list[float]) -> str:
-  ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-  speeds = [f"{tokens / statistics.median(turns):,.0f}" for turns in (ours, theirs)]
+        seconds.append(spent)
+    assert (found[0] == found[1]).all()
+  ratio = statistics.median(b / a for a, b in zip(*taken, strict=True))
+  speeds = [f"{tokens / statistics.median(seconds):,.0f}" for seconds in taken]
   return f"| {name} | {' | '.join(speeds)} | {ratio:.2f} |"
-
-
-def lines(model: str, length: int, ours: Reader, theirs: Reader) -> None:
-  rng = np.random.default_rng(0)
-  for rows in (1, 16):
-    prompt = rng.integers(1, 256, (rows, length - 1), np.int32)
-    taken = compared(lambda p=prompt: ours.generate(p, 1), lambda p=prompt: theirs.generate(p, 1))
-    print(row(f"{model}, prefill of {rows} x {length - 1}", prompt.size, *taken), flush=True)
-  for rows in (1, 16):
-    prompt, new = rng.integers(1, 256, (rows, 16), np.int32), length - 16
-    assert (ours.generate(prompt, new) == theirs.generate(prompt, new)).all()
-    taken = compared(
-      lambda p=prompt, n=new: ours.generate(p, n), lambda p=prompt, n=new: theirs.generate(p, n)
-    )
-    print(row(f"{model}, decode of {rows} x {new}", rows * new, *taken), flush=True)
 
 
 def main(*folders: Path) -> None:
   """Prints the table."""
-  versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-  print(f"{hardware()}, {datetime.date.today()}; {versions}, {torch.get_num_threads()} threads.\n")
+  versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers")]
+  print(
+    f"{hardware()}, {datetime.date.today()}; {', '.join(versions)}; medians of {TURNS} turns.\n"
+  )
   print("| tokens/s | ours | transformers | ours / theirs |\n|---|---:|---:|---:|")
+  spawn = multiprocessing.get_context("spawn")
   for folder in folders:
-    model = generate.load(folder)
-    lines(
-      folder.parent.name.partition("--")[0],
-      model.length,
-      Reader(model.logits, model.likeliest),
-      hf.read(folder),
-    )
+    readers, model = [], folder.parent.name.partition("--")[0]
+    for kind in ("ours", "theirs"):
+      here, there = spawn.Pipe()
+      spawn.Process(target=read, args=(kind, folder, there), daemon=True).start()
+      readers.append(here)
+    rng = np.random.default_rng(0)
+    for rows in (1, 16):
+      prompt = rng.integers(1, 256, (rows, 255), np.int32)
+      print(row(f"{model}, prefill of {rows} x 255", readers, prompt, 1, prompt.size), flush=True)
+    for rows in (1, 16):
+      prompt = rng.integers(1, 256, (rows, 16), np.int32)
+      print(row(f"{model}, decode of {rows} x 240", readers, prompt, 240, rows * 240), flush=True)
 
 
 if __name__ == "__main__":
-  transformers.utils.logging.set_verbosity_error()
   main(*map(Path, sys.argv[1:]))

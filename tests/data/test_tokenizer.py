@@ -190,5 +190,5 @@ def test_made_from(generic, tmp_path):
 
 
 def test_missing(tmp_path):
-  with pytest.raises(UserError, match="There is no tokenizer.json in"):
+  with pytest.raises(UserError, match=r"There is no tokenizer\.json in"):
     Tokenizer(tmp_path)

@@ -28,11 +28,10 @@ def section(study: Study) -> Section | None:
   parts: list[Table | Lines] = [_table(records)]
   for domain in domains:
     some = [record for record in records if record["domain"] == domain]
-    parts += [
-      _plot(f"{domain}: size", some, "bytes", "megabytes", 1e6),
-      _plot(f"{domain}: speed", some, "decode_1", "tokens/s, one row", 1.0),
-      _plot(f"{domain}: speed of 16 rows", some, "decode_16", "tokens/s, 16 rows", 1.0),
-    ]
+    parts.append(_plot(f"{domain}: size", some, "bytes", "megabytes", 1e6))
+    for by in dict.fromkeys(record["by"] for record in some):
+      own = [record for record in some if record["by"] == by]
+      parts.append(_plot(f"{domain}: decoding by {by}", own, "decode_1", "tokens/s, one row", 1.0))
   return figures.section("Inference, measured", text, parts)
 
 
@@ -67,20 +66,13 @@ def _table(records: Sequence[Record]) -> Table:
 
 
 def _plot(title: str, records: Sequence[Record], key: str, label: str, unit: float) -> Lines:
-  """Returns a plot with a line for each method and reader, through its kinds of numbers."""
+  """Returns a plot with a line for each method through its kinds of numbers."""
   groups: dict[str, list[Record]] = {}
-  for record in records:
+  for record in sorted(records, key=lambda r: float(r[key])):
     if record[key]:
-      groups.setdefault(f"{record['method']}, {record['by']}", []).append(record)
-  styles = dict(zip(dict.fromkeys(r["by"] for r in records), ("-", "--", ":", "-."), strict=False))
+      groups.setdefault(record["method"], []).append(record)
   series = [
-    Line(
-      some[0]["method"],
-      [r[key] / unit for r in some],
-      [r["perplexity"] for r in some],
-      style=styles.get(some[0]["by"], "-"),
-      label=name,
-    )
-    for name, some in groups.items()
+    Line(method, [r[key] / unit for r in some], [r["perplexity"] for r in some])
+    for method, some in groups.items()
   ]
   return Lines(title, series, label, "perplexity")
