@@ -146,6 +146,14 @@ def test_nothing_is_left_of_what_is_not_right(
   assert list((tmp_path / CELL.format("dense")).iterdir()) == []
 
 
+def test_what_is_not_checked_says_so(command, tmp_path):
+  said = command("export", "--only=dense", f"--to={tmp_path}", "--nocheck")
+  sentence = "It was not compared with what it was made from."
+  assert sentence in said
+  folder = tmp_path / CELL.format("dense") / "hf-float32"
+  assert sentence in (folder / "README.md").read_text()
+
+
 def test_without_the_packages_of_others(command, tmp_path, monkeypatch):
   for name in ("torch", "mlx"):
     monkeypatch.setitem(sys.modules, name, None)
