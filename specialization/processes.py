@@ -66,6 +66,9 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
     given = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
     # Else SLURM's number of the task on its machine would be taken for the only GPU to use.
     given["cluster_detection_method"] = "deactivate"
+  # Between CPUs messages are told apart by their order alone, which programs that run at the same
+  # time do not keep: once in a long while two of them were taken for each other.
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
   try:
     jax.distributed.initialize(**given, initialization_timeout=timeout)
   except (RuntimeError, ValueError) as error:
