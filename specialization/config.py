@@ -114,6 +114,10 @@ class ComputeConfig:
     at_least(1, self, "scan_unroll", "attention_block", "microbatches")
 
 
+# Of one device, in full precision, with nothing to spare.
+PLAIN = ComputeConfig("float32", "none", 1, "reference", 1, 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class ImportanceConfig:
   """The distribution over clusters that resamples generic text for a domain."""

@@ -112,7 +112,9 @@ class Generator:
     number = jnp.arange(first, first + len(prompts))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), number)
     how = (self._transformer, sampling)
-    ids, cache = _read(*how, self._params, jnp.asarray(tokens), start, keys)
+    dtype = jnp.dtype(self._transformer.compute.dtype)
+    cache = Cache.empty(self._transformer.config, start, width, dtype)
+    ids, cache = _read(*how, self._params, jnp.asarray(tokens), cache, keys)
     done = ids == self._end
     yield [_until([token], self._end) for token in np.asarray(ids).tolist()]
     for made in range(1, most, _CHUNK):
@@ -146,26 +148,13 @@ def _next(
   cache: Cache,
   keys: Key[Array, "b"],
 ) -> tuple[Int[Array, "b"], Cache]:
+  """Returns the token that comes after these in each row, and the cache with them."""
   logits, cache = transformer.extend(params, tokens, cache)
   at = cache.end - cache.start  # of the row, whatever is beside it
   return draw(logits, jax.vmap(jax.random.fold_in)(keys, at), sampling), cache
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _read(
-  transformer: Transformer,
-  sampling: Sampling,
-  params: Params,
-  tokens: Int[Array, "b t"],
-  start: Int[Array, "b"],
-  keys: Key[Array, "b"],
-) -> tuple[Int[Array, "b"], Cache]:
-  """Returns the first tokens after prompts, and the cache of these."""
-  dtype = jnp.dtype(transformer.compute.dtype)
-  cache = Cache.empty(transformer.config, start, tokens.shape[1], dtype)
-  return _next(transformer, sampling, params, tokens, cache, keys)
-
-
+_read = jax.jit(_next, static_argnums=(0, 1), donate_argnums=4)
 _grown = jax.jit(Cache.grown, static_argnums=1)
 
 

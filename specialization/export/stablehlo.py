@@ -10,7 +10,7 @@ import numpy as np
 from jax import export
 
 from specialization import sharding
-from specialization.config import ModelConfig
+from specialization.config import PLAIN, ModelConfig
 from specialization.export import hf, llama
 from specialization.export.package import Format, Package, Reader
 
@@ -20,10 +20,7 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 
 def write(package: Package, folder: Path, dtype: str) -> None:
   """Writes model.stablehlo, which takes tensors by name and tokens i32[b, t] of any b and t."""
-  compute = dataclasses.replace(
-    package.transformer.compute, dtype="float32", attention="reference", remat="none"
-  )
-  plain = dataclasses.replace(package.transformer, compute=compute)
+  plain = dataclasses.replace(package.transformer, compute=PLAIN)
 
   def logits(tensors: dict[str, jax.Array], tokens: jax.Array) -> Any:
     wide = {name: tensor.astype(jnp.float32) for name, tensor in tensors.items()}

@@ -202,10 +202,9 @@ class Export:
         self._format.write(package, temporary, self._dtype)
       if is_checked:
         with self._told("read"):
-          verdict = check(
+          score = check(
             *(package, source.params(), self._format, self._dtype, temporary, source.held_out)
           )
-        score = verdict.said
       written = dataclasses.replace(text, files=f"{self._kind}, {self._dtype}", checked=score)
       (temporary / "README.md").write_text(card.write(written))
     size = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from specialization import processes
-from specialization.config import ComputeConfig
+from specialization.config import PLAIN
 from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
 from specialization.export import hf
@@ -25,7 +25,6 @@ from specialization.generate import Generator, Sampling
 from specialization.models import Params, Transformer
 from specialization.phases.specialize import Specialization
 
-PLAIN = ComputeConfig("float32", "none", 1, "reference", 1, 1)
 _UNFINISHED = "\ufffd"  # how the bytes of a character look until the last one is there
 GREEDY = Sampling()
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from specialization import artifact, budgets
-from specialization.config import ModelConfig
+from specialization.config import PLAIN, ModelConfig
 from specialization.data import store
 from specialization.errors import UserError
 from specialization.export import FORMATS, Reader
@@ -158,7 +158,7 @@ def main(reader: str, folder: Path, text: Path) -> None:
     speeds = _speeds(opened, rows[:, :-1])
   except ImportError:
     by = f"{_OURS}, without {by}"
-    transformer = Transformer(config, vocab_size, generate.PLAIN)
+    transformer = Transformer(config, vocab_size, PLAIN)
     opened = Reader(own(transformer, FORMATS[reader].weights(folder, config)))
     speeds = (0.0, 0.0, 0.0)
   memory = _peak()  # before all logits of many rows are asked for
@@ -210,9 +210,8 @@ def _seconds(do: Callable[[], object]) -> float:
 def _peak() -> int:
   """Returns the most memory that this process has had, in bytes."""
   status = Path("/proc/self/status")
-  if (
-    status.exists()
-  ):  # What getrusage says there may be that of the process which started this one.
+  if status.exists():
+    # What getrusage says there may be that of the process which started this one.
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
