@@ -59,6 +59,7 @@ setup(
   extras_require={
     "tpu": [TPU],
     "cuda12": ["jax[cuda12]>=0.10.2,<0.13"],
+    "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
     "hub": HUB,
     "mlx": MLX,
     "wandb": ["wandb>=0.19,<1"],

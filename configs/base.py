@@ -157,7 +157,7 @@ def get_config() -> ConfigDict:
   config.compute = dict(
     dtype="float32",  # of activations and matrix products; parameters are float32 always
     remat="none",  # none | dots (keep matrix products) | full (keep layer inputs)
-    scan_unroll=1,  # layers per iteration; all layers on CPU, 1 where compile time counts
+    scan_unroll=1,  # layers per iteration; all on CPUs and GPUs, 1 where compile time counts
     # reference | blocked (skips blocks above the diagonal) | splash (TPU) | cudnn (NVIDIA GPU)
     attention="reference",
     attention_block=128,  # positions; divides sequence_length

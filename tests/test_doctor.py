@@ -94,6 +94,12 @@ def test_bytes_are_those_of_one_device(sound, tmp_path):
   assert f"{size(held)} of parameters" in sound["method slm_mix"]
 
 
+def test_a_folder_that_is_not_installed(tmp_path, monkeypatch):
+  monkeypatch.setattr(doctor, "PACKAGES", ("jax", "no-such-package"))
+  first, *_ = doctor.examine(load(tmp_path), None)
+  assert f"jax {jax.__version__}, no-such-package (not installed)" in first.text
+
+
 def test_a_mesh_that_does_not_divide(tmp_path):
   found = problems(load(tmp_path, mesh__fsdp=3))
   assert set(found) == {"mesh"}

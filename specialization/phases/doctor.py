@@ -62,7 +62,7 @@ def examine(config: Config, workdir: Path | None) -> list[Finding]:
 
 
 def _findings(config: Config, workdir: Path | None) -> Iterator[Finding]:
-  found = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+  found = [f"{name} {_version(name)}" for name in PACKAGES]
   yield Finding("versions", ", ".join([f"python {platform.python_version()}", *found]))
   trainers: dict[str, Trainer] = {}
   yield (devices := _devices())
@@ -98,6 +98,13 @@ def _refusal(make: Callable[[], object]) -> str | None:
   except UserError as error:
     return str(error)
   return None
+
+
+def _version(name: str) -> str:
+  try:
+    return importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    return "(not installed)"  # As this project, where it runs from its folder.
 
 
 def _devices() -> Finding:

@@ -82,26 +82,31 @@ def draw(trainer: Trainer, row: MethodConfig, length: int, key: jax.Array) -> Ba
   return drawn
 
 
-def speed(name: str, config: Config, trainer: Trainer, step: Any) -> Finding:
-  """Times a method's compiled step on random tokens."""
+def seconds(trainer: Trainer, row: MethodConfig, length: int, step: Any) -> float:
+  """Returns what a method's compiled step takes, on random tokens."""
   with jax.set_mesh(trainer.mesh):
     key = jax.random.key(0)
-    batch = draw(trainer, config.methods[name], config.sequence_length, key)
+    batch = draw(trainer, row, length, key)
     state = train_state.create(trainer.family, trainer.optimizer, trainer.like, key)
     state, measured = step(state, batch)
     jax.block_until_ready(measured)
-    steps, seconds, started = 0, 0.0, time.monotonic()
+    steps, spent, started = 0, 0.0, time.monotonic()
     # Processes must agree on the number of steps, and their clocks do not.
-    while steps < _STEPS or (seconds < _SECONDS and jax.process_count() == 1):
+    while steps < _STEPS or (spent < _SECONDS and jax.process_count() == 1):
       before = measured
       state, measured = step(state, batch)
       jax.block_until_ready(before)  # One step ahead, as in training.
-      steps, seconds = steps + 1, time.monotonic() - started
+      steps, spent = steps + 1, time.monotonic() - started
     jax.block_until_ready(measured)
-    seconds = time.monotonic() - started
-  rate = steps * trainer.flops_per_step / seconds / trainer.mesh.size
+    return (time.monotonic() - started) / steps
+
+
+def speed(name: str, config: Config, trainer: Trainer, step: Any) -> Finding:
+  """Returns how fast a method's compiled step is."""
+  taken = seconds(trainer, config.methods[name], config.sequence_length, step)
+  rate = trainer.flops_per_step / taken / trainer.mesh.size
   chip = budgets.CHIPS.get(jax.devices()[0].device_kind)
   text = f"{rate:.3g} FLOP/s of each device in training {name}"
   text += f", {rate / chip.flops:.1%} of its peak" if chip else ""
-  text += f"; a step takes {seconds / steps:.3g} s"
+  text += f"; a step takes {taken:.3g} s"
   return Finding("speed", f"{text}: --config.pretrain.horizon.sustained_flops={rate:.3g}")
