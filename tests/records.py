@@ -93,7 +93,7 @@ def save(
     "parameters": (5_000_000, 5_000_000),
     "before": {"domain": score(before), "generic": score(generic[0])}
     | {"routed": score(routed or generic[0])},
-    "after": {"domain": score(after), "generic": score(generic[1])},
+    "after": {"domain": score(after), "generic": score(generic[1]), "rolling": score(0.99 * after)},
     "ledger": [
       *([] if fields.get("strategy") == "none" else [pretrained]),
       entry("specialization", "specialize x", flops[1], 0.5),

@@ -36,7 +36,11 @@ class Evaluation:
     of, config = self._of, self._config
     cell, row, pretrained, data = of.cell, of.row, of.pretrained, of.data
     generic = data.validation
-    made_from = of.made_from | {"test": of.domain.test.hash, "generic": generic.hash}
+    made_from = of.made_from | {
+      "test": of.domain.test.hash,
+      "rolling": of.domain.rolling.hash,
+      "generic": generic.hash,
+    }
     found = together.read(self._path, made_from)
     if found:
       return found
@@ -48,6 +52,7 @@ class Evaluation:
       before = {k: pretrained.score(mixture, s) for k, s in stores.items()}
       before["routed"] = pretrained.routed_score(generic)
       started = time.monotonic()
+      stores["rolling"] = of.domain.rolling
       tested = {k: evaluator.score(after, s) for k, s in stores.items()}
       seconds = time.monotonic() - started
     scores = {
@@ -55,9 +60,10 @@ class Evaluation:
       for when, found in (("before", before), ("after", tested))
     }
     said = " -> ".join(f"{score['domain'].perplexity:.2f}" for score in (before, tested))
-    print(f"evaluate {cell.name}: perplexity {said}.", flush=True)
-    tokens = of.domain.test.n_tokens + generic.n_tokens
-    routed = tokens + generic.n_tokens * (pretrained.family.clusters > 1)
+    rolling = f"{tested['rolling'].perplexity:.2f} in lm-eval's windows"
+    print(f"evaluate {cell.name}: perplexity {said} ({rolling}).", flush=True)
+    tokens = sum(s.n_tokens for s in stores.values())
+    routed = of.domain.test.n_tokens + generic.n_tokens * (1 + (pretrained.family.clusters > 1))
     per_token, devices = evaluator.flops_per_token, flat_mesh(config).size
     tests = [
       # Done once for many cells.

@@ -77,6 +77,8 @@ def of_cell(config: Config, workdir: Path, cell: Specialization, command: str) -
       for kind, name in (("domain", cell.cell.domain), ("generic", "generic"))
       for when in ("before", "after")
     ]
+    rolling = f"{cell.cell.domain}, after fine-tuning, in lm-eval's windows"
+    scores.append((rolling, *_figures(found["after"]["rolling"])))
     ledger = [budgets.Entry(**entry) for entry in found["ledger"]]
     hashes = {
       "generic text": cell.data.train.hash,
@@ -135,7 +137,10 @@ def of_run(config: Config, run: Pretrained, expert: str) -> Source:
       "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(params())):,}",
       "positions": f"{config.sequence_length}",
     }
-    stores = {"generic": data.validation} | ({domain: data.domain(domain).test} if domain else {})
+    stores = {"generic": data.validation}
+    if domain:
+      held_out = data.domain(domain)
+      stores |= {domain: held_out.test, f"{domain}, in lm-eval's windows": held_out.rolling}
     found = {name: run.score(mixture, on) for name, on in stores.items()}
     scores = [(name, score.perplexity, score.bits_per_byte) for name, score in found.items()]
     ledger = [budgets.Entry(**entry) for entry in record["ledger"]]

@@ -20,6 +20,7 @@ class DomainStores:
   train: store.Store
   validation: store.Store
   test: store.Store
+  rolling: store.Store  # the same text as `test`, in lm-eval's windows
 
 
 class Prepared:
@@ -65,7 +66,10 @@ class Prepared:
     docs = self._documents(name)
     train = self._store(name, docs, self._embed(name, docs), by_leaf=False)
     return DomainStores(
-      train, self._windows(name, docs, "validation"), self._windows(name, docs, "test")
+      train,
+      self._windows(name, docs, "validation"),
+      self._windows(name, docs, "test"),
+      self._windows(name, docs, "test", "rolling", rolling=True),
     )
 
   def ledger(self, domain: str) -> list[budgets.Entry]:
@@ -140,13 +144,13 @@ class Prepared:
     return self._booked(f"train/{name}", build)
 
   def _windows(
-    self, name: str, docs: documents.Documents, split: str, **grouped: Any
+    self, name: str, docs: documents.Documents, split: str, where: str = "", **layout: Any
   ) -> store.Store:
     data, length = self._data, self._config.sequence_length
     most = data.max_generic_evaluation_tokens if name == "generic" else data.max_evaluation_tokens
     return self._booked(
-      f"{split}/{name}",
+      f"{where or split}/{name}",
       lambda path: store.build_windows(
-        docs, split, self.tokenizer, length, path, max_tokens=most, **grouped
+        docs, split, self.tokenizer, length, path, max_tokens=most, **layout
       ),
     )

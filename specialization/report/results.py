@@ -24,10 +24,11 @@ _SHOWN = (
   *("expert", "histograms", "importance", "parameters", "stopped", "curve", "used_tokens"),
   *("hardware", "date"),
 )
-# Before and after fine-tuning; routed: generic text by the expert of each document's cluster.
+# Before and after fine-tuning; routed: generic text by the expert of each document's cluster;
+# rolling: the domain's in lm-eval's windows.
 _SCORES = (
   *(("before", where) for where in ("domain", "generic", "routed")),
-  *(("after", where) for where in ("domain", "generic")),
+  *(("after", where) for where in ("domain", "generic", "rolling")),
 )
 Expected = Sequence[study.Cell]
 

@@ -71,6 +71,12 @@ def columns(study: Study) -> list[Column]:
       "generic_perplexity_routed",
       lambda row: row.perplexity("before", "routed"),
     ),
+    Column(
+      "In lm-eval's windows",
+      "macro, after",
+      "macro_perplexity_rolling",
+      lambda row: row.perplexity("after", "rolling"),
+    ),
     Column("Bits per byte", "macro, after", "macro_bits_per_byte", bits),
     parameters("pretraining"),
     parameters("inference"),

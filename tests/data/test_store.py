@@ -277,6 +277,33 @@ def test_windows_predict_each_token_once(tmp_path):
   assert (rows[:, 1:][~mask] == END).all()
 
 
+def test_rolling_windows_predict_the_same_from_as_much_as_there_is(tmp_path):
+  texts = [*make_texts(), "", "y" * T, "z" * (T + 1), "w" * (3 * T)]
+  store, disjoint = (
+    windows(tmp_path / "rolling", texts, rolling=True),
+    windows(tmp_path / "s", texts),
+  )
+  everything = np.arange(store.n_rows)
+  rows, mask = store.rows(everything), store.mask(everything)
+  apart = disjoint.rows(everything)[:, 1:][disjoint.mask(everything)]
+  assert np.array_equal(rows[:, 1:][mask], apart)
+  assert store.n_tokens == disjoint.n_tokens == mask.sum()
+  assert store.n_rows == disjoint.n_rows
+  assert store.hash != disjoint.hash
+  row, again = 0, 0
+  for text in texts:
+    ids, done = np.concatenate([[END], np.frombuffer(text.encode(), np.uint8)]), 0
+    while done < len(ids) - 1:
+      stop = min(done + T, len(ids) - 1)
+      seen = ids[max(0, stop - T) : stop + 1]
+      assert np.array_equal(rows[row, : len(seen)], seen)
+      assert mask[row].sum() == stop - done
+      again += T - (stop - done) if len(ids) > T + 1 else 0
+      row, done = row + 1, stop
+  assert row == store.n_rows
+  assert again  # else no window begins earlier
+
+
 def test_windows_within_a_budget_come_from_all_over(tmp_path):
   texts = [f"{i:03d}" + "x" * (i % 5) for i in range(1000)]
   store = windows(tmp_path / "store", texts, max_tokens=500)

@@ -2,6 +2,7 @@
 
 import functools
 import random
+from unittest import mock
 
 import jax
 import lm_eval.api.instance
@@ -14,6 +15,8 @@ import transformers
 import packages
 import strings
 import tiny
+from specialization.data import store
+from specialization.data.documents import Documents
 from specialization.data.tokenizer import Tokenizer
 from specialization.export import FORMATS, check
 from specialization.generate import Sampling, draw
@@ -109,17 +112,16 @@ def test_the_likeliest_text_is_that_of_transformers(tmp_path):
   assert len(set(found)) > 20
 
 
-def test_perplexity_is_that_of_lm_eval(tmp_path):
-  """Of documents shorter than what the model looks at, and of several times as much.
+class Named(Tokenizer):
+  hash = "tokenizer"
 
-  Of others lm-eval lets the last window look back at tokens that it has predicted before.
-  """
-  of, params, package, out = written(tmp_path, "hf")
-  ours = Tokenizer(tmp_path)
-  cut = [ours.encode_batch([text])[0] for text in packages.TEXT]
-  documents = ["x", *(ours.decode(ids[: len(ids) // 32 * 32]) for ids in cut)]
-  documents = [text for text in documents if len(ours.encode_batch([text])[0]) % 32 < 2]
-  assert len(documents) > 4
+
+def test_perplexity_is_that_of_lm_eval(tmp_path):
+  """Of documents shorter than what the model looks at, of as much, and of several times as much."""
+  of, params, _, out = written(tmp_path, "hf")
+  ours = Named(tmp_path)
+  ids = ours.encode_batch([" ".join(packages.TEXT)])[0]
+  documents = ["x", *packages.TEXT, *(ours.decode(ids[:n]) for n in (31, 32, 33, 64, 65))]
   task = lm_eval.models.huggingface.HFLM(
     pretrained=str(out),
     device="cpu",
@@ -129,17 +131,16 @@ def test_perplexity_is_that_of_lm_eval(tmp_path):
   )
   requests = [rolling(text) for text in documents]
   wanted = -sum(task.loglikelihood_rolling(requests, disable_tqdm=True))
-  rows, masks = [], []
-  for ids in ours.encode_batch(documents):
-    tokens = np.concatenate([[package.end], ids]).astype(np.int32)
-    for first in range(0, len(ids), packages.LENGTH):
-      row = tokens[first : first + packages.LENGTH + 1]
-      mask = np.arange(packages.LENGTH) < len(row) - 1
-      rows.append(np.pad(row, (0, packages.LENGTH + 1 - len(row)), constant_values=package.end))
-      masks.append(mask)
-  rows, masks = np.stack(rows), np.stack(masks)
-  found = check.nats(lambda x: packages.logits(of, params, x), rows, masks)
-  assert found * masks.sum() == pytest.approx(wanted, rel=1e-5)
+  texts = mock.Mock(spec=Documents, hash="texts")
+  texts.count.return_value, texts.batches.return_value = len(documents), [documents]
+  windows = store.build_windows(
+    texts, "test", ours, packages.LENGTH, tmp_path / "windows", max_tokens=0, rolling=True
+  )
+  everything = np.arange(windows.n_rows)
+  rows, mask = windows.rows(everything), windows.mask(everything)
+  found = check.nats(lambda x: packages.logits(of, params, x), rows, mask)
+  assert mask.sum() == windows.n_tokens > 5 * packages.LENGTH
+  assert found * windows.n_tokens == pytest.approx(wanted, rel=1e-6)
 
 
 def rolling(text):

@@ -65,6 +65,9 @@ def test_every_family_leaves_in_every_format(made, command, tmp_path, kind):
     assert folder.name.startswith(f"{kind}-")
     card = (folder / "README.md").read_text()
     assert f"| law, after fine-tuning | {float(ours):.2f} |" in card
+    rolling = results(made, name)["after"]["rolling"]
+    perplexity = np.exp(rolling["nats"] / rolling["tokens"])
+    assert f"| law, after fine-tuning, in lm-eval's windows | {perplexity:.2f} |" in card
     assert f"perplexity of {after['tokens']:,} held-out tokens {theirs}, ours {ours}." in card
     assert f"| method | {family} |" in card
     assert f"| files | {folder.name.replace('-', ', ')} |" in card
