@@ -11,7 +11,7 @@ import numpy as np
 
 from specialization import artifact, budgets
 from specialization.config import Config
-from specialization.data import clusters, documents, embed, store, tokenizer
+from specialization.data import clusters, documents, embed, rows, store, tokenizer
 from specialization.phases.build import preparing_mesh
 
 
@@ -128,7 +128,7 @@ class Prepared:
     self, name: str, docs: documents.Documents, vectors: np.ndarray, by_leaf: bool
   ) -> store.Store:
     def build(path: Path) -> store.Store:
-      return store.build(
+      return rows.build(
         docs,
         "train",
         clusters.assign(vectors, self.tree.centroids),
@@ -150,7 +150,7 @@ class Prepared:
     most = data.max_generic_evaluation_tokens if name == "generic" else data.max_evaluation_tokens
     return self._booked(
       f"{where or split}/{name}",
-      lambda path: store.build_windows(
+      lambda path: rows.build_windows(
         docs, split, self.tokenizer, length, path, max_tokens=most, **layout
       ),
     )

@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from specialization import main as command
-from specialization.data import clusters, embed, store
+from specialization.data import clusters, embed, rows
 from specialization.data.documents import Documents
 from specialization.phases.prepare import Prepared
 from specialization.phases.pretrain import Pretrained
@@ -48,7 +48,7 @@ def main(_: list[str]) -> None:
     documents = Documents(workdir / "data/documents" / name)
     folder = workdir / "experts" / name
     vectors = embed.embed_documents(embedder, documents, "test", folder / "embeddings")
-    grouped = store.build_windows(
+    grouped = rows.build_windows(
       documents,
       "test",
       data.tokenizer,

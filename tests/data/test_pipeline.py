@@ -21,8 +21,8 @@ from specialization.data.pipeline import (
   process_slices,
   split_slices,
 )
+from specialization.data.rows import build, build_windows
 from specialization.data.sampler import ClusterSampler, ReplaySampler
-from specialization.data.store import build, build_windows
 from specialization.data.tokenizer import Tokenizer
 from specialization.sharding import make_mesh
 

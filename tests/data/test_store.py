@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from specialization import artifact
-from specialization.data import store as store_module
+from specialization.data import rows as rows_module
 from specialization.data.documents import Documents
-from specialization.data.store import Store, build, build_windows
+from specialization.data.rows import build, build_windows
+from specialization.data.store import Store
 from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
 
@@ -223,7 +224,7 @@ def test_dtype_follows_the_vocabulary(tmp_path):
 
 def test_is_built_once_and_refused_for_another(tmp_path, monkeypatch):
   first = make(tmp_path / "store")
-  monkeypatch.setattr(store_module, "_tokenize", None)
+  monkeypatch.setattr(rows_module, "_tokenize", None)
   assert make(tmp_path / "store").hash == first.hash
   with pytest.raises(UserError, match="seed=0"):
     make(tmp_path / "store", seed=1)

@@ -15,7 +15,7 @@ import transformers
 import packages
 import strings
 import tiny
-from specialization.data import store
+from specialization.data import rows as data_rows
 from specialization.data.documents import Documents
 from specialization.data.tokenizer import Tokenizer
 from specialization.export import FORMATS, check
@@ -133,7 +133,7 @@ def test_perplexity_is_that_of_lm_eval(tmp_path):
   wanted = -sum(task.loglikelihood_rolling(requests, disable_tqdm=True))
   texts = mock.Mock(spec=Documents, hash="texts")
   texts.count.return_value, texts.batches.return_value = len(documents), [documents]
-  windows = store.build_windows(
+  windows = data_rows.build_windows(
     texts, "test", ours, packages.LENGTH, tmp_path / "windows", max_tokens=0, rolling=True
   )
   everything = np.arange(windows.n_rows)
