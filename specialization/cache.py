@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from specialization.config import ModelConfig
 
+Size = Any  # an int, or a symbol of jax.export
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Cache:
     key, value = jnp.pad(self.key, more), jnp.pad(self.value, more)
     return dataclasses.replace(self, key=key, value=value)
 
-  def positions(self, t: int) -> Int[Array, "b {t}"]:
+  def positions(self, t: Size) -> Int[Array, "b _"]:
     """Returns where in their rows the next t tokens stand."""
     return self.end + jnp.arange(t) - self.start[:, None]
 
@@ -79,6 +81,6 @@ class Cache:
     mixed = jnp.einsum("bnrts,bnsk->bnrtk", weights.astype(value.dtype), value)
     return mixed.reshape(b, -1, t, k)
 
-  def after(self, t: int) -> "Cache":
+  def after(self, t: Size) -> "Cache":
     """Returns it when all layers have written t tokens."""
     return dataclasses.replace(self, end=self.end + t)

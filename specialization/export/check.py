@@ -25,6 +25,7 @@ _EXACT = 1e-4  # by how much logits may differ where no number changes
 # Nats, mean KL of the reader's next token from ours, by the same numbers: rounding makes 2.5e-4 of
 # it at most, and heads that are turned wrongly 0.3.
 _APART = 5e-3
+_NEAR = 0.1  # nats, by which what a reader goes on with may be behind: caches have fewer bits
 _ODD = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600 don't  <|endoftext|> 1234567"
 
 
@@ -92,6 +93,8 @@ def check(
     amiss.append(f"next tokens differ by {apart:.2g} nats")
   if most == 0 and not difference <= max(_EXACT, files.slack):
     amiss.append("logits differ")
+  if (behind := _behind(reader, compared)) > _NEAR:
+    amiss.append(f"it goes on with tokens that are {behind:.2g} nats behind its likeliest")
   if reader.encode and (text := _other_tokens(reader.encode, package, rows)):
     amiss.append(f"tokens of {text!r} differ")
   if amiss:
@@ -111,6 +114,18 @@ def _divergence(ours: np.ndarray, theirs: np.ndarray) -> float:
   a, b = (x - _normal(x)[..., None] for x in (ours, theirs))
   found = float(np.mean(np.sum(np.exp(a) * (a - b), axis=-1)))
   return found if math.isfinite(found) else math.inf
+
+
+def _behind(reader: Reader, rows: np.ndarray) -> float:
+  """Returns how far the tokens that a reader goes on with are from its likeliest, at most."""
+  if not reader.generate or rows.shape[1] < 4:
+    return 0.0
+  worst, half = 0.0, rows.shape[1] // 2
+  for row in (rows[:1, :half], rows[-1:, :half]):
+    made = reader.generate(row, 2)
+    found = reader.logits(np.concatenate([row, made[:, :1]], 1))[0, -2:].astype(np.float64)
+    worst = max(worst, *(found.max(-1) - found[np.arange(2), made[0]]))
+  return worst
 
 
 def _other_tokens(

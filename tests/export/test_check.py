@@ -1,6 +1,7 @@
 """What was written is compared with what was to be."""
 
 import dataclasses
+import functools
 from unittest import mock
 
 import jax
@@ -30,9 +31,15 @@ def test_a_reader_that_makes_something_else_of_the_files_is_noticed(tmp_path, dt
   held_out.mask.side_effect = np.ones((9, packages.LENGTH), bool).__getitem__
   encode = lambda text: [package.end, *Tokenizer(tmp_path).encode_batch([text])[0].tolist()]  # noqa: E731
 
-  def found(params, encode=encode):
-    reader = Reader(check.own(of, params), encode=encode)
+  def found(params, encode=encode, generate=None):
+    reader = Reader(check.own(of, params), generate, encode)
     return dataclasses.replace(made, read=lambda _: reader)
+
+  def likeliest(tokens, n, seen=0):
+    for _ in range(n):
+      logits = check.own(of, back)(tokens[:, seen:])[:, -1:]
+      tokens = np.concatenate([tokens, logits.argmax(-1).astype(np.int32)], 1)
+    return tokens[:, -n:]
 
   def checked(files):
     return check.check(package, params, files, dtype, out, held_out)
@@ -46,3 +53,8 @@ def test_a_reader_that_makes_something_else_of_the_files_is_noticed(tmp_path, dt
     checked(found(wrong))
   with pytest.raises(UserError, match=r"was removed \(tokens of .* differ;"):
     checked(found(back, lambda text: encode(text)[1:]))
+  checked(found(back, generate=likeliest))
+  with pytest.raises(
+    UserError, match=r"was removed \(it goes on with tokens that are \d\.?\d* nats"
+  ):
+    checked(found(back, generate=functools.partial(likeliest, seen=4)))

@@ -6,8 +6,11 @@ import os
 import jax
 import numpy as np
 import pytest
+from jax import export
+from safetensors.numpy import load_file
 
 import packages
+from specialization import sharding
 from specialization.errors import UserError
 from specialization.export import FORMATS, gguf, hf, llama
 
@@ -56,6 +59,44 @@ def test_stablehlo_is_called_without_the_model(made):
   for shape in ((1, 1), (3, packages.LENGTH), (2, 7)):
     tokens = np.random.default_rng(1).integers(0, packages.VOCAB, shape, np.int32)
     np.testing.assert_allclose(call(tokens), packages.logits(of, params, tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("made", CHANGES, ids=str, indirect=True)
+def test_stablehlo_goes_on_from_a_cache(made):
+  of, params, package, folder = made
+  FORMATS["stablehlo"].write(package, folder, "float32")
+  generate = FORMATS["stablehlo"].read(folder).generate
+  for shape in ((1, 1), (3, 9)):
+    tokens = np.random.default_rng(1).integers(0, packages.VOCAB, shape, np.int32)
+    for n in (1, 12):
+      found, wanted = generate(tokens, n), tokens
+      for _ in range(n):
+        likeliest = packages.logits(of, params, wanted)[:, -1:].argmax(-1)
+        wanted = np.concatenate([wanted, likeliest], 1).astype(np.int32)
+      np.testing.assert_array_equal(found, wanted[:, shape[1] :])
+
+
+@pytest.mark.parametrize("made", CHANGES[:1], ids=str, indirect=True)
+def test_stablehlo_goes_on_without_the_model(made):
+  """Rows of two lengths, padded on their left, in one cache; as the docs show it."""
+  of, params, package, folder = made
+  FORMATS["stablehlo"].write(package, folder, "float32")
+  extend = export.deserialize(bytearray((folder / "extend.stablehlo").read_bytes())).call
+  tensors, c = load_file(folder / "model.safetensors"), of.config
+  rows = [[5, 6, 7, 8, 9, 10], [11, 12]]
+  kept = np.zeros((c.n_layers, 2, c.n_kv_heads, 8, c.head_dim), np.float32)
+  start, end = np.array([0, 4], np.int32), np.int32(0)
+  cache = {"key": kept, "value": kept, "start": start, "end": end}
+  with jax.set_mesh(sharding.on_the_host()):
+    logits, cache = extend(tensors, cache, np.array([rows[0], [0] * 4 + rows[1]], np.int32))
+    for found, row in zip(logits, rows, strict=True):
+      wanted = packages.logits(of, params, np.array([row], np.int32))[0, -1]
+      np.testing.assert_allclose(found, wanted, atol=1e-5)
+    logits, cache = extend(tensors, cache, np.array([[20], [21]], np.int32))
+  assert cache["end"] == 7
+  for found, row, more in zip(logits, rows, (20, 21), strict=True):
+    wanted = packages.logits(of, params, np.array([[*row, more]], np.int32))[0, -1]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("made", [{"n_kv_heads": 2}], ids=str, indirect=True)
