@@ -1,14 +1,17 @@
 """Artifacts: folders that appear whole or not at all, and that know what they were made from."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from specialization.errors import UserError
 
@@ -80,26 +83,42 @@ def _write_record(folder: Path, wanted: Mapping[str, Any]) -> None:
 def create(path: Path, wanted: Mapping[str, Any]) -> Iterator[Path]:
   """Yields a temporary folder that becomes `path` if the body succeeds and vanishes if not.
 
+  That of a process which was killed vanishes when the next one begins.
+
   Raises:
     UserError: something else is at `path`.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-  try:
-    yield folder
-    _write_record(folder, wanted)
-    os.chmod(folder, 0o755)
+  for left in path.parent.glob(f".{glob.escape(path.name)}-????????.lock"):
+    with contextlib.suppress(filelock.Timeout), _held(left):
+      shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+  folder = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+  with _held(folder.with_name(f"{folder.name}.lock")):
     try:
-      os.rename(folder, path)
-    except OSError:
-      if not path.exists():
-        raise
-      if not exists(path, wanted):
-        raise UserError(f"{path} is in the way of what belongs there: move it away.") from None
-      shutil.rmtree(folder)  # Another process was faster, and made the same.
-  except BaseException:
-    shutil.rmtree(folder, ignore_errors=True)
-    raise
+      folder.mkdir()
+      yield folder
+      _write_record(folder, wanted)
+      try:
+        os.rename(folder, path)
+      except OSError:
+        if not path.exists():
+          raise
+        if not exists(path, wanted):
+          raise UserError(f"{path} is in the way of what belongs there: move it away.") from None
+        shutil.rmtree(folder)  # Another process was faster, and made the same.
+    except BaseException:
+      shutil.rmtree(folder, ignore_errors=True)
+      raise
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+  """Holds a lock that ends with its process, then removes it; Timeout: another process has it."""
+  with filelock.FileLock(path, blocking=False):
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

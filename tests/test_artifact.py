@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -33,7 +35,8 @@ def test_created_and_found_again(tmp_path):
   assert (path / "text").read_text() == "whole"
   assert artifact.fingerprint(artifact.made_from(path)) == artifact.fingerprint(WANTED)
   assert os.listdir(path.parent) == ["thing"]
-  assert path.stat().st_mode & 0o777 == 0o755
+  (tmp_path / "plain").mkdir()
+  assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -46,6 +49,24 @@ def test_nothing_is_left_of_what_failed(tmp_path, error):
   with pytest.raises(error):
     fail()
   assert not os.listdir(tmp_path)
+
+
+def test_what_a_killed_process_left_vanishes(tmp_path):
+  kill = f"""
+import os, pathlib
+from specialization import artifact
+with artifact.create(pathlib.Path({str(tmp_path)!r}) / "thing", {WANTED!r}) as folder:
+  (folder / "text").write_text("half")
+  os.kill(os.getpid(), 9)
+"""
+  assert subprocess.run([sys.executable, "-c", kill]).returncode == -9
+  assert len(os.listdir(tmp_path)) == 2
+  with artifact.create(tmp_path / "other", WANTED):
+    pass
+  assert len(os.listdir(tmp_path)) == 3
+  with artifact.create(tmp_path / "thing", WANTED):
+    pass
+  assert sorted(os.listdir(tmp_path)) == ["other", "thing"]
 
 
 @pytest.mark.parametrize(
