@@ -1,5 +1,6 @@
 """Causal softmax attention, and its fused kernels for TPUs and NVIDIA GPUs."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -125,19 +126,36 @@ def check(
   Raises:
     UserError: it cannot.
   """
-  if compute.attention not in _PLATFORMS:
-    return
-  wanted, name = _PLATFORMS[compute.attention]
-  amiss = ""
-  if platform != wanted:
-    amiss = f"needs {name}, and here is a {platform}"
-  elif length % _LANES:
-    amiss = f"needs rows of a multiple of {_LANES} tokens, and sequence_length={length}"
-  elif model.n_heads % parts:
-    amiss = f"needs whole heads on each device, and mesh.model={parts} cuts {model.n_heads} of them"
-  elif compute.attention == "cudnn" and compute.dtype != "bfloat16":
-    amiss = f"needs compute.dtype=bfloat16, which is {compute.dtype}"
-  elif compute.attention == "cudnn" and (model.head_dim % 8 or model.head_dim > 128):
-    amiss = f"needs heads of a multiple of 8 features up to 128, and they have {model.head_dim}"
-  if amiss:
+  if amiss := _amiss(compute, model, length, platform, parts):
     raise UserError(f"compute.attention={compute.attention} {amiss}: choose reference or blocked.")
+
+
+def kernel_for(
+  compute: ComputeConfig, model: ModelConfig, length: int, platform: str, parts: int = 1
+) -> str:
+  """Returns the kernel that a platform has for what is asked, as for `check`; "": none."""
+  for name, (wanted, _) in _PLATFORMS.items():
+    way = dataclasses.replace(compute, attention=name)
+    if platform == wanted and not _amiss(way, model, length, platform, parts):
+      return name
+  return ""
+
+
+def _amiss(
+  compute: ComputeConfig, model: ModelConfig, length: int, platform: str, parts: int
+) -> str:
+  """Returns why a kernel cannot do what is asked, "" if it can."""
+  if compute.attention not in _PLATFORMS:
+    return ""
+  wanted, name = _PLATFORMS[compute.attention]
+  if platform != wanted:
+    return f"needs {name}, and here is a {platform}"
+  if length % _LANES:
+    return f"needs rows of a multiple of {_LANES} tokens, and sequence_length={length}"
+  if model.n_heads % parts:
+    return f"needs whole heads on each device, and mesh.model={parts} cuts {model.n_heads} of them"
+  if compute.attention == "cudnn" and compute.dtype != "bfloat16":
+    return f"needs compute.dtype=bfloat16, which is {compute.dtype}"
+  if compute.attention == "cudnn" and (model.head_dim % 8 or model.head_dim > 128):
+    return f"needs heads of a multiple of 8 features up to 128, and they have {model.head_dim}"
+  return ""

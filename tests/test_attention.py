@@ -108,3 +108,18 @@ def test_a_kernel_that_cannot_is_refused(changes, length, platform, words):
 def test_what_can_is_not_refused(name, platform):
   compute = dataclasses.replace(tiny.COMPUTE, attention=name)
   attention.check(compute, tiny.MODEL, 256, platform)
+
+
+@pytest.mark.parametrize(
+  ("platform", "length", "dtype", "found"),
+  [
+    ("cpu", 256, "bfloat16", ""),
+    ("gpu", 256, "bfloat16", "cudnn"),
+    ("gpu", 256, "float32", ""),
+    ("tpu", 256, "float32", "splash"),
+    ("tpu", 100, "float32", ""),
+  ],
+)
+def test_a_platform_has_a_kernel(platform, length, dtype, found):
+  compute = dataclasses.replace(tiny.COMPUTE, dtype=dtype)
+  assert attention.kernel_for(compute, tiny.MODEL, length, platform) == found

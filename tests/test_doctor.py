@@ -76,6 +76,13 @@ def test_speed_is_of_one_device(tmp_path, monkeypatch):
   assert findings["speed"].endswith(f"={expected:.3g}")
 
 
+def test_a_better_attention_is_named(sound, tmp_path, monkeypatch):
+  assert "faster" not in sound["method slm"]
+  monkeypatch.setattr(doctor.attention, "kernel_for", lambda *_: "splash")
+  findings = {f.subject: f.text for f in doctor.examine(load(tmp_path), None)}
+  assert findings["method slm"].endswith("; faster here: --config.compute.attention=splash")
+
+
 def test_bytes_are_those_of_one_device(sound, tmp_path):
   config = load(tmp_path)
   trainers = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from specialization import budgets, processes, sharding
+from specialization import attention, budgets, processes, sharding
 from specialization.config import Config
 from specialization.data import sentence, sources
 from specialization.errors import UserError
@@ -156,7 +156,16 @@ def _method(config: Config, name: str, trainers: dict[str, Trainer]) -> Finding:
     )
     return Finding(subject, text, True)
   trainers[name] = trainer
-  return Finding(subject, text)
+  return Finding(subject, text + _faster(trainer, length))
+
+
+def _faster(trainer: Trainer, length: int) -> str:
+  """Returns which attention would be better for these devices than the one that was chosen."""
+  transformer, kind = trainer.family.transformer, jax.devices()[0].platform
+  parts = sharding.parts(trainer.mesh, "heads")
+  found = attention.kernel_for(transformer.compute, transformer.config, length, kind, parts)
+  is_better = found not in ("", transformer.compute.attention)
+  return f"; faster here: --config.compute.attention={found}" if is_better else ""
 
 
 def bytes_per_device(tree: Any) -> int:
