@@ -337,15 +337,19 @@ def _rows(
   domains: Sequence[str],
   partial: set[tuple[str, int]],
 ) -> list[Row]:
-  shares = {cell.of.share for cell in cells if cell.record["strategy"] != "none"}
-  shares = shares or {cell.of.share for cell in cells}
+  shares: dict[int, set[float]] = {}  # that some method was pretrained for, by domain tokens
+  for cell in cells:
+    if cell.record["strategy"] != "none":
+      shares.setdefault(cell.of.domain_tokens, set()).add(cell.of.share)
   groups: dict[tuple[int, float], dict[str, dict[str, dict[int, Cell]]]] = {}
 
   def order(cell: Cell) -> tuple[int, int, int]:
     return methods.index(cell.of.method), domains.index(cell.of.domain), cell.of.seed
 
   for cell in sorted(cells, key=order):
-    for share in shares if cell.record["strategy"] == "none" else {cell.of.share}:
+    own = {cell.of.share}
+    is_bare = cell.record["strategy"] == "none"
+    for share in shares.get(cell.of.domain_tokens, own) if is_bare else own:
       group = groups.setdefault((cell.of.domain_tokens, share), {})
       group.setdefault(cell.of.method, {}).setdefault(cell.of.domain, {})[cell.of.seed] = cell
   rows = []

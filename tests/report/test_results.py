@@ -161,6 +161,16 @@ def test_no_pretraining_is_a_baseline_at_every_share(tmp_path):
   assert rows["slm_nopt", 100_000, "0.25"]["pretraining_tokens"] == "0"
 
 
+def test_no_pretraining_is_a_baseline_where_there_is_another(tmp_path):
+  for tokens in (100, 200):
+    save(tmp_path, "slm_nopt", tokens=tokens, after=50)
+  for tokens, share in ((100, 0.25), (100, 1.0), (200, 1.0)):
+    save(tmp_path, "slm", tokens=tokens, share=share, after=9)
+  found = [(r.method, r.domain_tokens, r.share) for r in results.load(tmp_path).rows]
+  assert found.count(("slm_nopt", 200, 1.0)) == 1
+  assert len(found) == 2 * 3
+
+
 def test_no_pretraining_alone_has_its_own_share(tmp_path):
   save(tmp_path, "slm_nopt")
   assert results.load(tmp_path).shares == [1.0]
