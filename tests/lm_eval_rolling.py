@@ -1,8 +1,8 @@
 """Perplexity of an exported cell's test set by lm-eval, beside what its card says.
 
-PYTHONPATH=.:tests python tests/lm_eval_rolling.py HF_FOLDER TEXT...
+PYTHONPATH=. python tests/lm_eval_rolling.py HF_FOLDER STORE
 
-TEXT are the domain's test files, in the Pile's format, of which `evaluate` has read all.
+STORE is the study's data/rolling/DOMAIN, which has the documents that `evaluate` has read.
 """
 
 import math
@@ -12,27 +12,39 @@ from pathlib import Path
 
 import lm_eval.api.instance
 import lm_eval.models.huggingface
+import numpy as np
 
-from specialization.data import readers
+from specialization.data.store import Store
 from specialization.data.tokenizer import Tokenizer
 
 
-def main(folder: Path, *texts: Path) -> None:
-  wanted = readers.Wanted("text", "", 1 << 60)
-  documents = [t for path in texts for _, t in readers.json_lines(str(path), wanted) if t]
+def documents(store: Store, tokenizer: Tokenizer) -> list[str]:
+  """Returns the texts whose tokens a store of windows predicts."""
+  everything, found = np.arange(store.n_rows), list[list[int]]()
+  for row, mask in zip(store.rows(everything), store.mask(everything), strict=True):
+    if row[0] == tokenizer.end_of_document:
+      found.append([])
+    found[-1] += row[1:][mask].tolist()
+  texts = [tokenizer.decode(ids) for ids in found]
+  assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == found
+  return texts
+
+
+def main(folder: Path, store: Path) -> None:
+  test = Store(store)
+  texts = documents(test, Tokenizer(folder))
   model = lm_eval.models.huggingface.HFLM(
     pretrained=str(folder), device="cpu", dtype="float32", batch_size=16, add_bos_token=False
   )
   requests = [
-    lm_eval.api.instance.Instance("loglikelihood_rolling", {}, (text,), 0) for text in documents
+    lm_eval.api.instance.Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts
   ]
   nats = -sum(model.loglikelihood_rolling(requests, disable_tqdm=True))
-  count = sum(map(len, Tokenizer(folder).encode_batch(documents)))
   said = re.search(r"in lm-eval's windows \| ([\d.]+)", (folder / "README.md").read_text())
-  card = said[1] if said else "nothing"
-  print(f"{len(documents)} documents of {count:,} tokens: lm-eval {math.exp(nats / count):.4f}")
-  print(f"the card: {card}")
+  assert said
+  print(f"{len(texts)} documents of {test.n_tokens:,} tokens:", end=" ")
+  print(f"lm-eval {math.exp(nats / test.n_tokens):.4f}, the card {said[1]}")
 
 
 if __name__ == "__main__":
-  main(Path(sys.argv[1]), *map(Path, sys.argv[2:]))
+  main(Path(sys.argv[1]), Path(sys.argv[2]))
