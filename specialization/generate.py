@@ -108,17 +108,14 @@ class Generator:
     tokens = np.zeros((len(prompts), width), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
       row[width - len(prompt) :] = prompt
-    start = jnp.asarray([width - len(prompt) for prompt in prompts], jnp.int32)
-    number = jnp.arange(first, first + len(prompts))
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), number)
+    start = np.array([width - len(prompt) for prompt in prompts], np.int32)
     how = (self._transformer, sampling)
-    dtype = jnp.dtype(self._transformer.compute.dtype)
-    cache = Cache.empty(self._transformer.config, start, width, dtype)
-    ids, cache = _read(*how, self._params, jnp.asarray(tokens), cache, keys)
-    done = ids == self._end
+    key = jax.random.key(seed)
+    ids, cache, keys = _read(*how, self._params, tokens, start, key, np.int32(first))
+    done = np.asarray(ids) == self._end
     yield [_until([token], self._end) for token in np.asarray(ids).tolist()]
     for made in range(1, most, _CHUNK):
-      if bool(done.all()):
+      if np.asarray(done).all():
         return
       if width + made - 1 + _CHUNK > cache.slots:  # Doubled, so that few sizes are compiled.
         cache = _grown(cache, max(64, 2 * cache.slots))
@@ -154,7 +151,24 @@ def _next(
   return draw(logits, jax.vmap(jax.random.fold_in)(keys, at), sampling), cache
 
 
-_read = jax.jit(_next, static_argnums=(0, 1), donate_argnums=4)
+@partial(jax.jit, static_argnums=(0, 1))
+def _read(
+  transformer: Transformer,
+  sampling: Sampling,
+  params: Params,
+  tokens: Int[Array, "b t"],
+  start: Int[Array, "b"],
+  key: Key[Array, ""],
+  first: Int[Array, ""],
+) -> tuple[Int[Array, "b"], Cache, Key[Array, "b"]]:
+  """Returns the token after each row's prompt, the cache with the prompts, and the rows' keys."""
+  dtype = jnp.dtype(transformer.compute.dtype)
+  cache = Cache.empty(transformer.config, start, tokens.shape[1], dtype)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(start)))
+  ids, cache = _next(transformer, sampling, params, tokens, cache, keys)
+  return ids, cache, keys
+
+
 _grown = jax.jit(Cache.grown, static_argnums=1)
 
 
