@@ -26,10 +26,17 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 # that add to a result in main memory in each turn.
 _TPU_OPTIONS = {
   "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
-  "xla_tpu_enable_async_collective_fusion": "true",
-  "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
   "xla_enable_async_all_gather": "true",
   "xla_tpu_prefer_async_allgather_to_allreduce": "true",
+}
+_SPARSE_CORES = {"xla_tpu_enable_sparse_core_collective_offload_all_gather": "true"}
+_GATHER = {  # beside the products, by chips: libtpu does it in one way for each
+  "TPU v5 lite": {
+    "xla_tpu_enable_async_collective_fusion": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+  },
+  "TPU v5": _SPARSE_CORES,
+  "TPU v6 lite": _SPARSE_CORES,
 }
 _BATCH = ("tokens", "cluster", "mask")  # what else is in a batch goes to the loss
 
@@ -194,11 +201,17 @@ def make_step(
     return TrainState(state.step + 1, params, opt_state), metrics
 
   where = jax.tree.map(lambda leaf: leaf.sharding, like)
-  is_on_tpus = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "tpu"
   return jax.jit(
     step,
     in_shardings=(where, where_batch),
     out_shardings=(where, sharding.replicated(mesh)),
     donate_argnums=0,
-    compiler_options=_TPU_OPTIONS if is_on_tpus else None,
+    compiler_options=_options(mesh),
   )
+
+
+def _options(mesh: AnyMesh) -> dict[str, str] | None:
+  device = mesh.devices.flat[0] if isinstance(mesh, Mesh) else None
+  if device is None or device.platform != "tpu":
+    return None
+  return _TPU_OPTIONS | _GATHER.get(device.device_kind, {})
