@@ -64,7 +64,7 @@ _WIDTH = 4.3  # inches; about a phone's width, so that text keeps its size there
 _DPI = 200
 _HEIGHT = 2.6  # of a plot of lines, without its legend
 _LEGEND = 0.17  # of a line of the legend
-_MOST_MARKERS = 9  # on a line of many points
+_MOST_MARKERS = 12  # on a line of many points
 
 
 class Look(NamedTuple):
