@@ -1,4 +1,4 @@
-"""What training takes on the one accelerator that is here: python tests/benchmarks/accelerator.py
+"""What training takes on the one accelerator that is here.
 
 PYTHONPATH=. python tests/benchmarks/accelerator.py PART...
 
@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from speed import in_transformers
 
 import specialization
 
@@ -132,22 +134,10 @@ def compare_steps() -> None:
 def torch_steps(method: str, microbatches: int, is_compiled: bool) -> Iterator[float]:
   """Yields seconds of steps with the same shapes, clipping and AdamW; bfloat16 by autocast."""
   import torch
-  import transformers
 
   config = load("reference", 1, "none", 1)
   model, vocab_size = config.sizes[config.methods[method].size], config.tokenizer.vocab_size
-  llama: Any = transformers.LlamaForCausalLM(
-    transformers.LlamaConfig(
-      vocab_size=vocab_size,
-      hidden_size=model.d_model,
-      intermediate_size=model.d_mlp,
-      num_hidden_layers=model.n_layers,
-      num_attention_heads=model.n_heads,
-      num_key_value_heads=model.n_kv_heads,
-      tie_word_embeddings=True,
-      attn_implementation="sdpa",
-    )
-  ).cuda()
+  llama = in_transformers(model, vocab_size).cuda()
   parameters = list(llama.parameters())
   if is_compiled:
     llama = torch.compile(llama)
@@ -186,7 +176,7 @@ def compare_torch() -> None:
 PARTS = {"attention": compare_attention, "steps": compare_steps, "torch": compare_torch}
 
 if __name__ == "__main__":
-  if sys.argv[1] == "torch":
+  if "torch" in sys.argv[1:]:
     os.environ["JAX_PLATFORMS"] = "cpu"
   for part in sys.argv[1:]:
     PARTS[part]()

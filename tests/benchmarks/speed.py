@@ -98,15 +98,13 @@ def ours(
   return run
 
 
-def in_torch(size: str, rows: int, compiled: bool, microbatches: int = 1) -> Callable[[], None]:
-  """Returns a training step of the same model in torch: same shapes, clipping and AdamW."""
-  import torch
+def in_transformers(model: Any, vocab_size: int) -> Any:
+  """Returns the same transformer in torch."""
   import transformers
 
-  model = model_config(size)
-  llama: Any = transformers.LlamaForCausalLM(
+  return transformers.LlamaForCausalLM(
     transformers.LlamaConfig(
-      vocab_size=VOCAB,
+      vocab_size=vocab_size,
       hidden_size=model.d_model,
       intermediate_size=model.d_mlp,
       num_hidden_layers=model.n_layers,
@@ -116,6 +114,13 @@ def in_torch(size: str, rows: int, compiled: bool, microbatches: int = 1) -> Cal
       attn_implementation="sdpa",
     )
   )
+
+
+def in_torch(size: str, rows: int, compiled: bool, microbatches: int = 1) -> Callable[[], None]:
+  """Returns a training step of the same model in torch: same shapes, clipping and AdamW."""
+  import torch
+
+  llama = in_transformers(model_config(size), VOCAB)
   parameters = list(llama.parameters())
   if compiled:
     llama = torch.compile(llama)
