@@ -302,9 +302,11 @@ def _tell_unraisable(unraisable: Any) -> None:
 def console() -> None:
   """Entry point: errors of a person are one sentence, and the exit status 2."""
   use_huge_pages()
-  # Orbax is talkative, and logs the errors of its threads that it raises again later.
+  # Orbax is talkative, and logs the errors of its threads that it raises again later; of tasks
+  # that failed together it raises one, and asyncio logs the others.
   if "--debug" not in sys.argv:
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+      logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _tell_unraisable
   try:
     main(sys.argv[1:])

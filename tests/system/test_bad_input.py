@@ -1,6 +1,8 @@
 """What a person can get wrong: one sentence, exit status 2, and nothing is lost that was made."""
 
+import asyncio
 import errno
+import gc
 import gzip
 import hashlib
 import json
@@ -18,7 +20,7 @@ import pytest
 import zstandard
 
 import tiny_study
-from specialization import artifact, main, metrics
+from specialization import artifact, checkpoint, main, metrics
 
 QUICKSTART = str(tiny_study.ROOT / "configs" / "quickstart.py")
 
@@ -321,6 +323,21 @@ def test_a_full_disk_while_a_checkpoint_is_written(console, unfinished):
     "error: The disk of .* was full while a checkpoint was written .*\n", run.stderr
   )
   finish(console, *unfinished, step=set())
+
+
+def test_of_tasks_that_fail_together_one_is_told(refused, unfinished, monkeypatch, caplog):
+  async def write():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  async def write_both():
+    tasks = [asyncio.ensure_future(write()) for _ in range(2)]
+    await asyncio.wait(tasks)
+    await tasks[0]
+
+  monkeypatch.setattr(checkpoint._Manager, "save", lambda *_, **__: asyncio.run(write_both()))
+  assert "was full while a checkpoint was written" in refused(*unfinished[0])
+  gc.collect()
+  assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_a_full_disk_elsewhere(refused, console, unfinished, monkeypatch):
