@@ -2,7 +2,7 @@
 
 PYTHONPATH=. python tests/lm_eval_rolling.py HF_FOLDER STORE
 
-STORE is the study's data/rolling/DOMAIN, which has the documents that `evaluate` has read.
+STORE is the study's data/test/DOMAIN, which has the documents that `evaluate` has read.
 """
 
 import math

@@ -86,7 +86,6 @@ def build_windows(
   folder: Path,
   *,
   max_tokens: int,
-  rolling: bool = False,
   leaves: Int32[np.ndarray, "N"] | None = None,
   n_leaves: int = 1,
   clusters: str = "",
@@ -97,14 +96,10 @@ def build_windows(
   the last token of the row before, so that every token is predicted exactly once, from at most T
   tokens. Rows are padded with the end-of-document token, which is never predicted.
 
-  Rolling windows are those of lm-eval's `loglikelihood_rolling`: where a document's last row would
-  not be whole, it begins earlier, with tokens that are read again and not predicted again.
-
   Args:
     documents, split, tokenizer, sequence_length, folder: as for `build`.
     max_tokens: whole documents from all over the split are taken while they hold at most so many
       tokens (one document at least); 0: all documents.
-    rolling: how the last tokens of a document that is longer than a row are predicted.
     leaves, n_leaves, clusters: as for `build`, to group the rows by leaf; None: no groups.
 
   Raises:
@@ -123,11 +118,9 @@ def build_windows(
       n = np.searchsorted(np.cumsum(tokens.doc_tokens[chosen]), max_tokens, side="right")
       chosen = chosen[: max(n, 1)]
     group = np.zeros(len(tokens.doc_tokens), np.int32) if leaves is None else leaves
-    return _windows(tokens, np.sort(chosen), group, n_leaves, sequence_length, rolling)
+    return _windows(tokens, np.sort(chosen), group, n_leaves, sequence_length)
 
   made_from: dict[str, Any] = {"max_tokens": max_tokens}
-  if rolling:
-    made_from["rolling"] = True
   if leaves is not None:
     made_from |= {"clusters": clusters, "by_leaf": True}
   return _build(documents, split, tokenizer, sequence_length, folder, made_from, lay_out)
@@ -160,7 +153,6 @@ class _Layout:
   documents: np.ndarray  # in the order of the rows
   doc_leaf: np.ndarray
   doc_tokens: np.ndarray
-  seen: np.ndarray | None = None  # how many targets of each row the row before had
 
 
 def _grouped(
@@ -193,7 +185,6 @@ def _windows(
   group: np.ndarray,
   n_groups: int,
   length: int,
-  rolling: bool,
 ) -> _Layout:
   """Lays out each document in rows of its own that predict at most `length` tokens."""
   chosen = chosen[np.argsort(group[chosen], kind="stable")]
@@ -201,15 +192,13 @@ def _windows(
   n_rows = -(-doc_tokens // length)
   document = np.repeat(np.arange(len(chosen)), n_rows)
   row = np.arange(len(document))
-  done = length * (row - (np.cumsum(n_rows) - n_rows)[document])
-  begin = np.minimum(done, np.maximum(doc_tokens[document] - length, 0)) if rolling else done
+  begin = length * (row - (np.cumsum(n_rows) - n_rows)[document])
   count = 1 + np.minimum(doc_tokens[document] - begin, length)
   source, target = tokens.starts[chosen][document] - 1 + begin, row * (length + 1)
   leaf = group[chosen]
   in_group = np.bincount(leaf, n_rows, minlength=n_groups).astype(np.int64)
   offsets = np.concatenate([[0], np.cumsum(in_group)])
-  seen = done - begin if rolling else None
-  return _Layout(source, target, count, length + 1, count, offsets, chosen, leaf, doc_tokens, seen)
+  return _Layout(source, target, count, length + 1, count, offsets, chosen, leaf, doc_tokens)
 
 
 def _build(
@@ -271,8 +260,6 @@ def _write(tokens: _Tokens, layout: _Layout, folder: Path) -> None:
       bar.update()
   rows.flush()
   np.save(folder / "lengths.npy", layout.lengths.astype(np.int32))
-  if layout.seen is not None:
-    np.save(folder / "seen.npy", layout.seen.astype(np.int32))
   np.save(folder / "offsets.npy", layout.offsets.astype(np.int64))
   np.save(folder / "doc_leaf.npy", layout.doc_leaf.astype(np.int32))
   np.save(folder / "doc_tokens.npy", layout.doc_tokens.astype(np.int32))

@@ -49,10 +49,8 @@ class Store:
     self.n_bytes: int = totals["bytes"]
     self._clusters = made_from.get("clusters")
     self._by_leaf = made_from.get("by_leaf", False)
-    rolling = made_from.get("rolling", False)
     self._rows = np.asarray(np.load(folder / "rows.npy", mmap_mode="r"))
     self._lengths = np.asarray(np.load(folder / "lengths.npy", mmap_mode="r"))
-    self._seen = np.asarray(np.load(folder / "seen.npy", mmap_mode="r")) if rolling else None
     self._offsets = np.load(folder / "offsets.npy")
     self._doc_leaf = np.load(folder / "doc_leaf.npy", mmap_mode="r")
     self._doc_tokens = np.load(folder / "doc_tokens.npy", mmap_mode="r")
@@ -65,13 +63,8 @@ class Store:
     return self._rows[indices].astype(np.int32)
 
   def mask(self, indices: Int64[np.ndarray, "n"]) -> Bool[np.ndarray, "n {self.sequence_length}"]:
-    """Returns True where the target, the token after the position, counts.
-
-    That is where it is not padding, nor predicted in the row before.
-    """
-    target = np.arange(1, self.sequence_length + 1)
-    mask = target < self._lengths[indices][:, None]
-    return mask if self._seen is None else mask & (target > self._seen[indices][:, None])
+    """Returns True where the target, the token after the position, is not padding."""
+    return np.arange(1, self.sequence_length + 1) < self._lengths[indices][:, None]
 
   def _leaf_bounds(self, tree: Tree, level: int) -> np.ndarray:
     if tree.hash != self._clusters:
@@ -138,3 +131,30 @@ class Store:
         " sequence_length."
       )
     return n
+
+
+class Rolling(Store):
+  """A store of evaluation form, as the windows of lm-eval's `loglikelihood_rolling`.
+
+  Where a document's last row is not whole it begins earlier, in the row before, with tokens that
+  are read again and not predicted again.
+  """
+
+  def __init__(self, folder: Path):
+    super().__init__(folder)
+    n_rows = -(-np.asarray(self._doc_tokens) // self.sequence_length)
+    last = (np.cumsum(n_rows) - 1)[n_rows > 1]
+    self._again = np.zeros(self.n_rows, np.int32)
+    self._again[last] = self.sequence_length + 1 - self._lengths[last]
+
+  def rows(
+    self, indices: Int64[np.ndarray, "n"]
+  ) -> Int32[np.ndarray, "n {self.sequence_length}+1"]:
+    before, own = super().rows(np.maximum(indices - 1, 0)), super().rows(indices)
+    both = np.concatenate([before[:, :-1], own], axis=1)  # A row begins with the last one's end.
+    begin = self.sequence_length - self._again[indices][:, None]
+    return np.take_along_axis(both, begin + np.arange(self.sequence_length + 1), axis=1)
+
+  def mask(self, indices: Int64[np.ndarray, "n"]) -> Bool[np.ndarray, "n {self.sequence_length}"]:
+    target, again = np.arange(1, self.sequence_length + 1), self._again[indices][:, None]
+    return (target > again) & (target < self._lengths[indices][:, None] + again)

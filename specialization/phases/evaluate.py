@@ -36,23 +36,22 @@ class Evaluation:
     of, config = self._of, self._config
     cell, row, pretrained, data = of.cell, of.row, of.pretrained, of.data
     generic = data.validation
+    stores = {"domain": of.domain.test, "generic": generic, "rolling": of.domain.rolling}
     made_from = of.made_from | {
       "test": of.domain.test.hash,
-      "rolling": of.domain.rolling.hash,
       "generic": generic.hash,
+      "scores": list(stores),
     }
     found = together.read(self._path, made_from)
     if found:
       return found
     done, began = of.record(), pretrained.record()
     evaluator, transformer = pretrained.evaluator, pretrained.family.transformer
-    stores = {"domain": of.domain.test, "generic": generic}
     with jax.set_mesh(flat_mesh(config)):
       mixture, after = np.asarray(done["mixture"]), of.params()
-      before = {k: pretrained.score(mixture, s) for k, s in stores.items()}
+      before = {k: pretrained.score(mixture, stores[k]) for k in ("domain", "generic")}
       before["routed"] = pretrained.routed_score(generic)
       started = time.monotonic()
-      stores["rolling"] = of.domain.rolling
       tested = {k: evaluator.score(after, s) for k, s in stores.items()}
       seconds = time.monotonic() - started
     scores = {

@@ -20,7 +20,7 @@ class DomainStores:
   train: store.Store
   validation: store.Store
   test: store.Store
-  rolling: store.Store  # the same text as `test`, in lm-eval's windows
+  rolling: store.Rolling  # the same text as `test`, in lm-eval's windows
 
 
 class Prepared:
@@ -65,12 +65,8 @@ class Prepared:
   def _make_domain(self, name: str) -> DomainStores:
     docs = self._documents(name)
     train = self._store(name, docs, self._embed(name, docs), by_leaf=False)
-    return DomainStores(
-      train,
-      self._windows(name, docs, "validation"),
-      self._windows(name, docs, "test"),
-      self._windows(name, docs, "test", "rolling", rolling=True),
-    )
+    validation, test = (self._windows(name, docs, split) for split in ("validation", "test"))
+    return DomainStores(train, validation, test, store.Rolling(self._folder / "test" / name))
 
   def ledger(self, domain: str) -> list[budgets.Entry]:
     """Returns what generic data and one domain's cost to prepare."""
@@ -144,12 +140,12 @@ class Prepared:
     return self._booked(f"train/{name}", build)
 
   def _windows(
-    self, name: str, docs: documents.Documents, split: str, where: str = "", **layout: Any
+    self, name: str, docs: documents.Documents, split: str, **layout: Any
   ) -> store.Store:
     data, length = self._data, self._config.sequence_length
     most = data.max_generic_evaluation_tokens if name == "generic" else data.max_evaluation_tokens
     return self._booked(
-      f"{where or split}/{name}",
+      f"{split}/{name}",
       lambda path: rows.build_windows(
         docs, split, self.tokenizer, length, path, max_tokens=most, **layout
       ),

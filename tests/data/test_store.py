@@ -9,7 +9,7 @@ from specialization import artifact
 from specialization.data import rows as rows_module
 from specialization.data.documents import Documents
 from specialization.data.rows import build, build_windows
-from specialization.data.store import Store
+from specialization.data.store import Rolling, Store
 from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
 
@@ -280,17 +280,16 @@ def test_windows_predict_each_token_once(tmp_path):
 
 def test_rolling_windows_predict_the_same_from_as_much_as_there_is(tmp_path):
   texts = [*make_texts(), "", "y" * T, "z" * (T + 1), "w" * (3 * T)]
-  store, disjoint = (
-    windows(tmp_path / "rolling", texts, rolling=True),
-    windows(tmp_path / "s", texts),
-  )
+  disjoint, store = windows(tmp_path / "store", texts), Rolling(tmp_path / "store")
   everything = np.arange(store.n_rows)
   rows, mask = store.rows(everything), store.mask(everything)
   apart = disjoint.rows(everything)[:, 1:][disjoint.mask(everything)]
   assert np.array_equal(rows[:, 1:][mask], apart)
   assert store.n_tokens == disjoint.n_tokens == mask.sum()
   assert store.n_rows == disjoint.n_rows
-  assert store.hash != disjoint.hash
+  mixed = np.random.default_rng(0).permutation(everything)
+  assert np.array_equal(store.rows(mixed), rows[mixed])
+  assert np.array_equal(store.mask(mixed), mask[mixed])
   row, again = 0, 0
   for text in texts:
     ids, done = np.concatenate([[END], np.frombuffer(text.encode(), np.uint8)]), 0

@@ -17,6 +17,7 @@ import strings
 import tiny
 from specialization.data import rows as data_rows
 from specialization.data.documents import Documents
+from specialization.data.store import Rolling
 from specialization.data.tokenizer import Tokenizer
 from specialization.export import FORMATS, check
 from specialization.generate import Sampling, draw
@@ -133,9 +134,8 @@ def test_perplexity_is_that_of_lm_eval(tmp_path):
   wanted = -sum(task.loglikelihood_rolling(requests, disable_tqdm=True))
   texts = mock.Mock(spec=Documents, hash="texts")
   texts.count.return_value, texts.batches.return_value = len(documents), [documents]
-  windows = data_rows.build_windows(
-    texts, "test", ours, packages.LENGTH, tmp_path / "windows", max_tokens=0, rolling=True
-  )
+  data_rows.build_windows(texts, "test", ours, packages.LENGTH, tmp_path / "test", max_tokens=0)
+  windows = Rolling(tmp_path / "test")
   everything = np.arange(windows.n_rows)
   rows, mask = windows.rows(everything), windows.mask(everything)
   found = check.nats(lambda x: packages.logits(of, params, x), rows, mask)

@@ -1,8 +1,6 @@
 """What a person can get wrong: one sentence, exit status 2, and nothing is lost that was made."""
 
-import asyncio
 import errno
-import gc
 import gzip
 import hashlib
 import json
@@ -20,34 +18,9 @@ import pytest
 import zstandard
 
 import tiny_study
-from specialization import artifact, checkpoint, main, metrics
+from specialization import artifact, main, metrics
 
 QUICKSTART = str(tiny_study.ROOT / "configs" / "quickstart.py")
-
-
-@pytest.fixture(autouse=True)
-def _same_process(monkeypatch):
-  monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-  monkeypatch.chdir(tiny_study.ROOT)
-  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # console replaces it
-
-
-@pytest.fixture
-def console(monkeypatch, capsys):
-  """Returns a function from a command line to its exit status and the last line on stderr."""
-
-  def run(*arguments):
-    monkeypatch.setattr(sys, "argv", ["specialization", *map(str, arguments)])
-    status = 0
-    try:
-      main.console()
-    except SystemExit as end:
-      status = end.code
-    error = capsys.readouterr().err
-    assert "Traceback" not in error or "--debug" in arguments
-    return status, (error.splitlines() or [""])[-1]
-
-  return run
 
 
 @pytest.fixture
@@ -325,21 +298,6 @@ def test_a_full_disk_while_a_checkpoint_is_written(console, unfinished):
   finish(console, *unfinished, step=set())
 
 
-def test_of_tasks_that_fail_together_one_is_told(refused, unfinished, monkeypatch, caplog):
-  async def write():
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-  async def write_both():
-    tasks = [asyncio.ensure_future(write()) for _ in range(2)]
-    await asyncio.wait(tasks)
-    await tasks[0]
-
-  monkeypatch.setattr(checkpoint._Manager, "save", lambda *_, **__: asyncio.run(write_both()))
-  assert "was full while a checkpoint was written" in refused(*unfinished[0])
-  gc.collect()
-  assert [record for record in caplog.records if record.name == "asyncio"] == []
-
-
 def test_a_full_disk_elsewhere(refused, console, unfinished, monkeypatch):
   def full(self, step, scalars):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
@@ -376,22 +334,6 @@ def test_a_bug_is_not_blamed_on_the_person(console, made, tmp_path, monkeypatch)
   monkeypatch.setattr(Path, "mkdir", wrong)
   with pytest.raises(OSError, match="a bug"):
     console(*tiny_study.arguments("run", made / "corpus", tmp_path / "new"))
-
-
-def test_debug_shows_where(monkeypatch, capsys):
-  monkeypatch.setattr(sys, "argv", ["specialization", "run", "--config=no.py", "--debug"])
-  with pytest.raises(SystemExit, match="2"):
-    main.console()
-  assert "Traceback" in capsys.readouterr().err
-
-
-def test_only_the_noise_of_a_closed_loop_is_left_out(console, monkeypatch):
-  told = []
-  monkeypatch.setattr(sys, "__unraisablehook__", lambda each: told.append(str(each.exc_value)))
-  console("run")
-  for text in ("Event loop is closed", "a bug"):
-    sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(text)))
-  assert told == ["a bug"]
 
 
 def test_an_interrupt_says_how_to_go_on(console, study, monkeypatch):
