@@ -140,7 +140,7 @@ def get_config() -> ConfigDict:
   config.tokenizer = dict(
     vocab_size=4096,  # byte-level BPE entries, end-of-document token included
     train_bytes=20_000_000,  # of generic text that it is trained on
-    file="",  # tokenizer.json of a byte-level BPE that is taken instead, such as another study's
+    file="",  # tokenizer.json that is taken instead, of another study or an imported model
   )
   config.clusters = dict(
     embedder="tfidf",  # tfidf (and truncated SVD) | sentence_bert (pretrained, as in the paper)

@@ -48,10 +48,10 @@ def perturbed(params: Params) -> Params:
   )
 
 
-def package(of: Transformer, params: Params, folder: Path) -> Package:
-  """Returns it, with its tokenizer in the folder."""
+def package(of: Transformer, params: Params, folder: Path, text: str = "") -> Package:
+  """Returns it, with its tokenizer (the text of one, or one that was trained) in the folder."""
   file = folder / "tokenizer.json"
-  file.write_text(trained())
+  file.write_text(text or trained())
   end = tokenizer.Tokenizer(folder).end_of_document
   return Package(
     name="small",

@@ -1,5 +1,10 @@
-"""Byte-level BPE that transformers and llama.cpp load unchanged: GPT-2's pre-tokenization."""
+"""Byte-level BPE that transformers and llama.cpp load unchanged: GPT-2's pre-tokenization.
 
+Another model's tokenizer serves as well, if text comes back from its ids (SentencePiece's give a
+space for U+2581).
+"""
+
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +21,7 @@ from specialization.strict import to_dict
 
 END_OF_DOCUMENT = "<|endoftext|>"
 _SMALLEST = 257  # every byte and the end of a document
-_FILE = "tokenizer.json"
+_FILE, _ABOUT = "tokenizer.json", "tokenizer_config.json"
 _UNUSED = ("version", "truncation", "padding", "post_processor")  # parts that do nothing here
 _SAMPLE = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600"  # of what other tokenizers lose
 
@@ -39,13 +44,7 @@ class Tokenizer:
     # A document that spells the token (a manual on language models) must not end there. Neither
     # the file nor a pickle carries this setting.
     self._tokenizer.encode_special_tokens = True
-    end = self._tokenizer.token_to_id(END_OF_DOCUMENT)
-    if end is None:
-      raise UserError(
-        f"{folder / _FILE} has no token {END_OF_DOCUMENT}, with which documents end here: choose a"
-        " model whose tokenizer has it."
-      )
-    self._end = end
+    self._end = _ending(self._tokenizer, folder)[1]
 
   @property
   def file(self) -> Path:
@@ -91,6 +90,30 @@ class Tokenizer:
     """Returns the text; bytes that are not UTF-8 become U+FFFD."""
     return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
+  def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+    """Returns the text that tokens add to the text of those before; some drop its first space."""
+    return self.decode([*before, *ids])[len(self.decode(before)) :]
+
+
+def _ending(tokenizer: tokenizers.Tokenizer, folder: Path) -> tuple[str, int]:
+  """Returns the token that ends documents: the usual one, or what is said beside tokenizer.json.
+
+  Raises:
+    UserError: there is none.
+  """
+  token, end = END_OF_DOCUMENT, tokenizer.token_to_id(END_OF_DOCUMENT)
+  if end is None:
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+      found = json.loads((folder / _ABOUT).read_text())["eos_token"]
+      token = found["content"] if isinstance(found, dict) else found
+      end = tokenizer.token_to_id(token)
+  if end is None:
+    raise UserError(
+      f"{folder / _FILE} has no token {END_OF_DOCUMENT}, and {_ABOUT} beside it names no other one"
+      ' of it as "eos_token": copy that file too, or name there the token that ends documents.'
+    )
+  return token, end
+
 
 def prepare(documents: Documents, config: TokenizerConfig, folder: Path) -> Tokenizer:
   """Trains the tokenizer on the training documents or copies the given one, or finds it made.
@@ -128,21 +151,27 @@ def _copy(file: Path, vocab_size: int, folder: Path) -> Tokenizer:
     raise UserError(
       f"tokenizer.file={file} is no tokenizer.json that can be read: {error}."
     ) from None
-  ids = given.encode(_SAMPLE, add_special_tokens=False).ids
-  if given.token_to_id(END_OF_DOCUMENT) is None or given.decode(ids) != _SAMPLE:
-    raise UserError(
-      f"tokenizer.file={file} is no byte-level BPE with the token {END_OF_DOCUMENT}: some text does"
-      " not come back from its ids."
-    )
+  end, known = _ending(given, file.expanduser().parent)
+  given.encode_special_tokens = True
+  for sample in (_SAMPLE, f"{_SAMPLE}{end} x"):
+    ids = given.encode(sample, add_special_tokens=False).ids
+    if given.decode(ids, skip_special_tokens=False) != sample or known in ids:
+      raise UserError(
+        f"tokenizer.file={file} loses some text or takes text for {end}: choose one that knows all"
+        " bytes."
+      )
   if given.get_vocab_size() != vocab_size:
     raise UserError(
       f"tokenizer.file={file} has {given.get_vocab_size()} entries: set"
       f" tokenizer.vocab_size={vocab_size} to that."
     )
   wanted = {"file": artifact.fingerprint({"text": text})}
+  if end != END_OF_DOCUMENT:
+    wanted["end"] = end
   if not artifact.exists(folder, wanted):
     with artifact.create(folder, wanted) as temporary:
       (temporary / _FILE).write_text(text)
+      (temporary / _ABOUT).write_text(json.dumps({"eos_token": end}))
   return Tokenizer(folder)
 
 

@@ -85,11 +85,12 @@ class Model:
     """
     rows: list[list[int]] = [[] for _ in prompts]
     is_done = [False] * len(prompts)
-    parts = self._generator.stream(self._encode(prompts), tokens, sampling, seed, first)
+    given = self._encode(prompts)
+    parts = self._generator.stream(given, tokens, sampling, seed, first)
     for part in parts:
       for row, more in zip(rows, part, strict=True):
         row += more
-      whole = [self.tokenizer.decode(row) for row in rows]
+      whole = [self.tokenizer.decode_after(*pair) for pair in zip(given, rows, strict=True)]
       texts = [_before(text, stop) for text in whole]
       yield texts
       most = max(map(len, part))

@@ -59,7 +59,7 @@ def test_a_given_file_is_taken_as_it_is(generic, tokenizer, tmp_path):
   with pytest.raises(UserError, match=r"is no tokenizer\.json that can be read"):
     prepare(generic, TokenizerConfig(500, 1, str(tmp_path / "none.json")), tmp_path / "u")
   file.write_text(source.read_text().replace(END_OF_DOCUMENT, "</s>"))
-  with pytest.raises(UserError, match="is no byte-level BPE with the token"):
+  with pytest.raises(UserError, match=r"has no token <\|endoftext\|>, and tokenizer_config\.json"):
     prepare(generic, given, tmp_path / "u")
 
 

@@ -3,11 +3,15 @@
 import json
 import random
 
+import jax
 import pytest
 import transformers
 
+import other_tokenizers
+import packages
 from specialization.config import DomainConfig, TokenizerConfig
 from specialization.data import documents, tokenizer
+from specialization.export import hf
 from text_files import DATA
 
 
@@ -38,3 +42,21 @@ def test_transformers_finds_the_same_ids(tmp_path):
   assert [theirs.decode(ids, clean_up_tokenization_spaces=False) for ids in expected] == texts()
   assert theirs.eos_token_id == ours.end_of_document
   assert len(theirs) == ours.vocab_size
+
+
+@pytest.mark.oracle
+def test_transformers_finds_the_same_ids_by_what_left_with_another_tokenizer(tmp_path):
+  text = other_tokenizers.marked(texts()[:60], 500)
+  other_tokenizers.write(tmp_path, text)
+  ours, out = tokenizer.Tokenizer(tmp_path), tmp_path / "out"
+  out.mkdir()
+  of = packages.transformer()
+  package = packages.package(
+    of, packages.perturbed(of.initialize(jax.random.key(0))), tmp_path, text
+  )
+  hf.write(package, out, "float32")
+  theirs = transformers.AutoTokenizer.from_pretrained(out)
+  some = [*texts(), "a </s>b<s> "]
+  expected = [[2, *ids.tolist()] for ids in ours.encode_batch(some)]
+  assert [theirs(text)["input_ids"] for text in some] == expected
+  assert theirs.eos_token_id == ours.end_of_document == 2

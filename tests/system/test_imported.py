@@ -1,10 +1,13 @@
-"""Parameters that are taken as they are teach others."""
+"""Parameters that are taken as they are teach others, and are specialized."""
 
 import json
+import re
 
 import pytest
+import tokenizers
 
 import every_method
+import other_tokenizers
 import tiny_study
 from specialization import main
 from specialization.errors import UserError
@@ -34,3 +37,37 @@ def test_an_imported_model_teaches(tmp_path):
   assert not any("pretrain large" in phase for phase in books)  # It cost this study nothing.
   second = tmp_path / "second" / "pretrain" / "large--b100--s0"
   assert not (second / "checkpoints").exists()
+
+
+def test_a_model_with_another_tokenizer_comes_and_goes(tmp_path, capsys):
+  corpus, out = tmp_path / "corpus", tmp_path / "out"
+  tiny_study.write_corpus(corpus)
+  lines = (corpus / "generic-train.jsonl").read_text().splitlines()
+  text = other_tokenizers.marked([json.loads(line)["text"] for line in lines], 300)
+
+  def run(verb, study, file, *flags, **overrides):
+    overrides["tokenizer__file"] = file
+    line = tiny_study.arguments(verb, corpus, tmp_path / study, **overrides)
+    main.main([*line, "--only=dense", *flags])
+    return capsys.readouterr().out
+
+  file = other_tokenizers.write(tmp_path, text)
+  run("pretrain", "first", file)
+  run("export", "first", file, "--expert=0", f"--to={out}")
+  folder = out / "dense--b100--s0--0" / "hf-float32"
+  file = folder / "tokenizer.json"
+  said = run("import", "second", file, f"--model={folder}")
+  place = re.match("import: (.*) has the parameters", said)[1]
+  begun = {"strategy": "imported", "pretrain__init_params": place}
+  begun = {f"methods__dense__{name}": value for name, value in begun.items()}
+  run("run", "second", file, **begun)
+  assert "held-out tokens" in run("export", "second", file, f"--to={out}", **begun)
+  folder = out / "dense--law--500--b100--s0" / "hf-float32"
+  assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 2
+  read = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  assert read.encode("court").tokens == ["</s>", "\u2581", *"court"]
+  asked = ("--prompt=court", "--tokens=8")
+  goes_on = run("generate", "second", file, *asked, **begun)
+  assert goes_on.startswith("court")
+  main.main(["generate", f"--model={folder}", *asked])
+  assert capsys.readouterr().out == goes_on

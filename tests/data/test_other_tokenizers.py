@@ -1,0 +1,89 @@
+"""Tokenizers of other models: what ends a document is said beside them."""
+
+import json
+import pickle
+from unittest import mock
+
+import pytest
+import tokenizers
+from tokenizers import normalizers
+
+import other_tokenizers
+import packages
+import strings
+from specialization import artifact
+from specialization.config import TokenizerConfig
+from specialization.data.documents import Documents
+from specialization.data.tokenizer import END_OF_DOCUMENT, Tokenizer, prepare
+from specialization.errors import UserError
+
+VOCAB = 360
+
+
+@pytest.fixture(scope="module")
+def text():
+  return other_tokenizers.marked(packages.TEXT, VOCAB)
+
+
+def taken(file, folder):
+  return prepare(mock.Mock(spec=Documents), TokenizerConfig(VOCAB, 1, str(file)), folder)
+
+
+@pytest.mark.parametrize("end", ["</s>", {"content": "</s>", "lstrip": False}])
+def test_the_end_of_a_document_is_what_is_said_beside(text, tmp_path, end):
+  file = other_tokenizers.write(tmp_path, text, end)
+  made = taken(file, tmp_path / "made")
+  for found in (made, taken(file, tmp_path / "made"), pickle.loads(pickle.dumps(made))):
+    assert found.decode([found.end_of_document]) == "</s>"
+  assert made.digest == Tokenizer(tmp_path).digest
+  assert artifact.made_from(tmp_path / "made")["end"] == "</s>"
+
+
+def test_all_text_comes_back(text, tmp_path):
+  found = taken(other_tokenizers.write(tmp_path, text), tmp_path / "made")
+  some = [*strings.odd(packages.TEXT[0].split(), 50), "a </s>b<s> ", "  two", "", " "]
+  for each, ids in zip(some, found.encode_batch(some), strict=True):
+    assert found.decode(ids) == each.replace(other_tokenizers.MARK, " ")
+    assert found.end_of_document not in ids
+
+
+def test_text_that_goes_on_keeps_its_space(text, tmp_path):
+  found = taken(other_tokenizers.write(tmp_path, text), tmp_path / "made")
+  before, whole = found.encode_batch(["The judge", "The judge's 12 pleas"])
+  assert whole[: len(before)].tolist() == before.tolist()
+  ids = found.encode_batch(["pleas"])[0].tolist()
+  assert found.decode(ids) == "pleas"
+  assert found.decode_after(before.tolist(), ids) == " pleas"
+  start = [found.end_of_document]
+  assert found.decode_after([*start, *before.tolist()], ids) == " pleas"
+
+
+@pytest.mark.parametrize(
+  "beside", [None, "{", "[]", "{}", '{"eos_token": null}', '{"eos_token": "<no>"}']
+)
+def test_who_does_not_say_it_is_refused(text, tmp_path, beside):
+  file = other_tokenizers.write(tmp_path, text)
+  if beside is None:
+    (tmp_path / "tokenizer_config.json").unlink()
+  else:
+    (tmp_path / "tokenizer_config.json").write_text(beside)
+  for make in (lambda: taken(file, tmp_path / "made"), lambda: Tokenizer(tmp_path)):
+    with pytest.raises(UserError, match='names no other one of it as "eos_token": copy that file'):
+      make()
+  assert not (tmp_path / "made").exists()
+
+
+def test_one_that_loses_text_is_refused(text, tmp_path):
+  lossy = tokenizers.Tokenizer.from_str(text)
+  lossy.normalizer = normalizers.Sequence([lossy.normalizer, normalizers.Lowercase()])
+  file = other_tokenizers.write(tmp_path, lossy.to_str())
+  with pytest.raises(UserError, match="loses some text"):
+    taken(file, tmp_path / "made")
+
+
+def test_one_whose_text_can_be_the_end_is_refused(tmp_path):
+  found = json.loads(packages.trained().replace(END_OF_DOCUMENT, "</s>"))
+  found["added_tokens"][0]["special"] = False
+  file = other_tokenizers.write(tmp_path, json.dumps(found))
+  with pytest.raises(UserError, match="or takes text for </s>"):
+    taken(file, tmp_path / "made")
