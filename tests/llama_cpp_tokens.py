@@ -18,13 +18,18 @@ from specialization.data.tokenizer import Tokenizer
 from specialization.export import gguf
 
 
-def main(gguf_folder: Path, hf_folder: Path, *texts: Path) -> None:
-  ours = Tokenizer(hf_folder)
-  theirs = llama_cpp.Llama(str(gguf_folder / gguf.FILE), vocab_only=True, verbose=False)
+def documents(*paths: Path) -> list[str]:
+  """Returns the first 1,000."""
   wanted = readers.Wanted("text", "", 6000)
-  found = (text for path in texts for _, text in readers.json_lines(str(path), wanted) if text)
+  found = (text for path in paths for _, text in readers.json_lines(str(path), wanted) if text)
   real = list(itertools.islice(found, 1000))
   assert len(real) == 1000, len(real)
+  return real
+
+
+def compare(folder: Path, ours: Tokenizer, real: list[str]) -> None:
+  """Prints how many texts have other tokens by the file in a folder."""
+  theirs = llama_cpp.Llama(str(folder / gguf.FILE), vocab_only=True, verbose=False)
   odd = list(strings.odd(" ".join(real[:20]).split(" ")))
   differ = 0
   for text, ids in zip([*real, *odd], ours.encode_batch([*real, *odd]), strict=True):
@@ -34,6 +39,10 @@ def main(gguf_folder: Path, hf_folder: Path, *texts: Path) -> None:
   assert not differ
   with_start = theirs.tokenize(b"x", add_bos=True, special=False)
   assert with_start[0] == ours.end_of_document, with_start
+
+
+def main(gguf_folder: Path, hf_folder: Path, *paths: Path) -> None:
+  compare(gguf_folder, Tokenizer(hf_folder), documents(*paths))
 
 
 if __name__ == "__main__":

@@ -74,13 +74,6 @@ class Tokenizer:
     """Id of the token that stands between documents and that no text encodes to."""
     return self._end
 
-  @property
-  def is_gpt2s(self) -> bool:
-    """Whether text is cut into words as GPT-2 does, and not changed before."""
-    found = json.loads(self._tokenizer.to_str())
-    wanted = json.loads(_pre_tokenizer().__getstate__())
-    return found["normalizer"] is None and found["pre_tokenizer"] == wanted
-
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     """Returns u32[tokens] for each text, without any end of document."""
     found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -175,13 +168,9 @@ def _copy(file: Path, vocab_size: int, folder: Path) -> Tokenizer:
   return Tokenizer(folder)
 
 
-def _pre_tokenizer() -> pre_tokenizers.ByteLevel:
-  return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
 def _train(documents: Documents, config: TokenizerConfig) -> tokenizers.Tokenizer:
   tokenizer = tokenizers.Tokenizer(models.BPE())
-  tokenizer.pre_tokenizer = _pre_tokenizer()
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
   tokenizer.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(
     vocab_size=config.vocab_size,

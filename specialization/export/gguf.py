@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from specialization.config import ModelConfig
-from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
-from specialization.export import llama
+from specialization.export import gguf_tokenizer, llama
 from specialization.export.package import Format, Package, Reader
 
 FILE = "model.gguf"
@@ -33,8 +31,8 @@ def write(package: Package, folder: Path, dtype: str) -> None:
   """Writes model.gguf.
 
   Raises:
-    UserError: a width does not divide into blocks of the quantization, or llama.cpp would cut text
-      into other words than the tokenizer does.
+    UserError: a width does not divide into blocks of the quantization, or llama.cpp would find
+      other tokens than the tokenizer does.
   """
   import gguf
 
@@ -47,11 +45,6 @@ def write(package: Package, folder: Path, dtype: str) -> None:
         f"{package.name} has {field}={width}, and {dtype} takes numbers in blocks of {block}: train"
         f" a size whose widths are multiples of {block} (of 256 for all types), or export f16."
       )
-  if not Tokenizer(package.tokenizer.parent).is_gpt2s:
-    raise UserError(
-      f"The tokenizer of {package.name} cuts text into other words than GPT-2's, and llama.cpp"
-      " would not: export hf, and convert that with llama.cpp's own script, which knows more."
-    )
   writer = gguf.GGUFWriter(folder / FILE, "llama", use_temp_file=True)
   writer.add_name(package.name)
   writer.add_description(package.description)
@@ -66,7 +59,7 @@ def write(package: Package, folder: Path, dtype: str) -> None:
   writer.add_rope_dimension_count(c.head_dim)
   writer.add_rope_freq_base(c.rope_theta)
   writer.add_layer_norm_rms_eps(c.norm_epsilon)
-  _add_tokenizer(writer, package)
+  gguf_tokenizer.add(writer, package)
   rename = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layers).get_name
   for name, array in package.tensors():
     type_name = embedding if name in ("model.embed_tokens.weight", "lm_head.weight") else kernels
@@ -77,26 +70,6 @@ def write(package: Package, folder: Path, dtype: str) -> None:
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
   writer.close()
-
-
-def _add_tokenizer(writer: Any, package: Package) -> None:
-  import gguf
-
-  found = json.loads(package.tokenizer.read_text())
-  ids = dict(found["model"]["vocab"])
-  special = {token["content"]: token["id"] for token in found["added_tokens"]}
-  tokens = sorted(ids | special, key=(ids | special).__getitem__)
-  control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-  merges = [m if isinstance(m, str) else " ".join(m) for m in found["model"]["merges"]]
-  writer.add_tokenizer_model("gpt2")
-  writer.add_tokenizer_pre("gpt-2")  # of the pre-tokenization: llama.cpp has its pattern by name
-  writer.add_token_list(tokens)
-  writer.add_token_types([control if token in special else normal for token in tokens])
-  writer.add_token_merges(merges)
-  writer.add_bos_token_id(package.end)
-  writer.add_eos_token_id(package.end)
-  writer.add_pad_token_id(package.end)
-  writer.add_add_bos_token(True)
 
 
 def _turned(

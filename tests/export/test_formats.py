@@ -268,14 +268,3 @@ def test_damaged_and_foreign_files(made):
   refused("has no tensor model.embed_tokens.weight: copy all files of a whole Llama")
   config.unlink()
   refused("has no config.json: name a folder that `export` or transformers wrote")
-
-
-@pytest.mark.parametrize("made", [{}], ids=str, indirect=True)
-def test_a_tokenizer_that_llama_cpp_does_not_know(made):
-  _, _, package, folder = made
-  told = json.loads(package.tokenizer.read_text())
-  digits = {"type": "Digits", "individual_digits": True}
-  told["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, told["pre_tokenizer"]]}
-  package.tokenizer.write_text(json.dumps(told))
-  with pytest.raises(UserError, match="cuts text into other words than GPT-2's"):
-    FORMATS["gguf"].write(package, folder, "f32")
