@@ -14,6 +14,7 @@ from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
 from specialization.export import FORMATS
 from specialization.export.gguf import FILE
+from specialization.models import Transformer
 
 WORDS = " ".join(packages.TEXT).split()
 
@@ -21,14 +22,15 @@ WORDS = " ".join(packages.TEXT).split()
 def written(folder, text):
   """Returns what the file says of a tokenizer, and that tokenizer."""
   other_tokenizers.write(folder, text)
-  of = packages.transformer()
+  ours, of = Tokenizer(folder), packages.transformer()
+  of = Transformer(of.config, ours.vocab_size, of.compute)
   package = packages.package(of, of.initialize(jax.random.key(0)), folder, text)
   (folder / "out").mkdir()
   FORMATS["gguf"].write(package, folder / "out", "f32")
   fields = gguf.GGUFReader(folder / "out" / FILE).fields
   prefix = "tokenizer.ggml."
   said = {n.removeprefix(prefix): f.contents() for n, f in fields.items() if n.startswith(prefix)}
-  return said, Tokenizer(folder)
+  return said, ours
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe"])
@@ -78,6 +80,15 @@ def with_merges_apart(found):
   merges.append(merges.pop(next(i for i, (token, other) in enumerate(pairs) if token == other)))
 
 
+def with_a_word(found):
+  word = {"id": packages.VOCAB, "content": "word", "special": False}
+  found["added_tokens"].append(found["added_tokens"][0] | word)
+
+
+def with_a_hole(found):
+  found["added_tokens"].append(found["added_tokens"][0] | {"id": 999, "content": "<999>"})
+
+
 def change(part, **fields):
   return lambda found: found.update({part: {**(found[part] or {}), **fields}})
 
@@ -93,6 +104,9 @@ LOWER = {"type": "Lowercase"}
     ("gpt-2", lambda found: found.update(pre_tokenizer=None)),
     ("gpt-2", lambda found: found.update(normalizer=LOWER)),
     ("gpt-2", change("model", ignore_merges=True)),
+    ("gpt-2", change("model", dropout=0.1)),
+    ("gpt-2", with_a_word),
+    ("gpt-2", with_a_hole),
     ("gpt-2", change("model", byte_fallback=True)),
     ("llama-bpe", change("model", ignore_merges=False)),
     ("llama-bpe", lambda found: found["pre_tokenizer"]["pretokenizers"].pop()),
