@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, and a compilation cache that outlives one."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,11 @@ def same_process(monkeypatch):
   monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # console replaces it
+  loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]  # and their levels
+  levels = [logger.level for logger in loggers]
+  yield
+  for logger, level in zip(loggers, levels, strict=True):
+    logger.setLevel(level)
 
 
 @pytest.fixture

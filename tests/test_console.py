@@ -26,7 +26,7 @@ def test_only_the_noise_of_a_closed_loop_is_left_out(console, monkeypatch):
   assert told == ["a bug"]
 
 
-def test_of_tasks_that_fail_together_one_is_told(console, caplog):
+def test_errors_that_tasks_have_beside_the_one_that_is_raised_are_left_out(console, caplog):
   async def write():
     raise OSError("The disk is full.")
 

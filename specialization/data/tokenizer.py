@@ -23,7 +23,9 @@ END_OF_DOCUMENT = "<|endoftext|>"
 _SMALLEST = 257  # every byte and the end of a document
 _FILE, _ABOUT = "tokenizer.json", "tokenizer_config.json"
 _UNUSED = ("version", "truncation", "padding", "post_processor")  # parts that do nothing here
-_SAMPLE = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600"  # of what other tokenizers lose
+# What other tokenizers lose, and all bytes that UTF-8 has.
+_POINTS = (*range(0x100), *range(0x100, 0x800, 0x40), 0x800, *range(0x1000, 0x10000, 0x1000))
+_SAMPLE = "  Was\n\n" + "".join(map(chr, (*_POINTS, *range(0x10000, 0x110000, 0x40000), 0x10FFFF)))
 
 
 class Tokenizer:
@@ -62,7 +64,10 @@ class Tokenizer:
   def digest(self) -> str:
     """Identifies what it does with text, wherever it came from."""
     found = json.loads(self._tokenizer.to_str())  # whichever way the file spells it
-    return artifact.fingerprint({k: v for k, v in found.items() if k not in _UNUSED})
+    parts = {k: v for k, v in found.items() if k not in _UNUSED}
+    if (token := self._tokenizer.id_to_token(self._end)) != END_OF_DOCUMENT:
+      parts["end"] = token
+    return artifact.fingerprint(parts)
 
   @property
   def vocab_size(self) -> int:
@@ -83,9 +88,9 @@ class Tokenizer:
     """Returns the text; bytes that are not UTF-8 become U+FFFD."""
     return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
-  def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-    """Returns the text that tokens add to the text of those before; some drop its first space."""
-    return self.decode([*before, *ids])[len(self.decode(before)) :]
+  def decode_after_text(self, ids: Sequence[int]) -> str:
+    """Returns what ids add to a text: some tokenizers drop the first space of a whole one."""
+    return self.decode([self._end, *ids])[len(self.decode([self._end])) :]
 
 
 def _ending(tokenizer: tokenizers.Tokenizer, folder: Path) -> tuple[str, int]:

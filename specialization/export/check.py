@@ -26,7 +26,7 @@ _EXACT = 1e-4  # by how much logits may differ where no number changes
 # it at most, and heads that are turned wrongly 0.3.
 _APART = 5e-3
 _NEAR = 0.1  # nats, by which what a reader goes on with may be behind: caches have fewer bits
-_ODD = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600 don't  <|endoftext|> 1234567"
+_ODD = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600 don't  {} 1234567"  # with the end of a document
 
 
 def own(transformer: Transformer, params: Params) -> Logits:
@@ -133,7 +133,8 @@ def _other_tokens(
 ) -> str | None:
   """Returns a text of which the reader has other tokens, None if there is none."""
   tokenizer = Tokenizer(package.tokenizer.parent)
-  texts = [_ODD, *(tokenizer.decode(row[row != package.end]) for row in rows[:_COMPARED])]
+  odd = _ODD.format(tokenizer.decode([package.end]))
+  texts = [odd, *(tokenizer.decode(row[row != package.end]) for row in rows[:_COMPARED])]
   for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
     if encode(text) != [package.end, *ids.tolist()]:
       return text[:40]

@@ -1,8 +1,12 @@
 """A tokenizer as llama.cpp has it, which knows by name how a text is cut into words."""
 
+import collections
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
+
+import tokenizers
 
 from specialization.errors import UserError
 from specialization.export.package import Package
@@ -37,14 +41,19 @@ def add(writer: Any, package: Package) -> None:
   """
   import gguf
 
-  found = json.loads(package.tokenizer.read_text())
-  kind = _kind(found)
-  if kind is None or sorted(_ids(found).values()) != list(range(package.vocab_size)):
+  tokenizer = tokenizers.Tokenizer.from_file(str(package.tokenizer))
+  found = json.loads(tokenizer.to_str())  # whichever way the file spells it
+  kind, ids, merges = _kind(tokenizer, found), _ids(found), _merges(found)
+  if kind is None:
     raise UserError(
       f"The tokenizer of {package.name} is of no kind that is known here to be llama.cpp's too:"
       " export hf, and convert that with llama.cpp's own script, which knows more."
     )
-  ids, merges = _ids(found), _merges(found)
+  if sorted(ids.values()) != list(range(package.vocab_size)):
+    raise UserError(
+      f"The tokenizer of {package.name} has {len(ids)} tokens, whose ids are not 0 to"
+      f" {package.vocab_size - 1}: export hf, and convert that with llama.cpp's own script."
+    )
   tokens = sorted(ids, key=ids.__getitem__)
   types = dict.fromkeys(tokens, gguf.TokenType.NORMAL)
   if kind == _MARKED:
@@ -53,8 +62,8 @@ def add(writer: Any, package: Package) -> None:
     score = {"".join(pair): -float(rank) for rank, pair in enumerate(merges)}
     writer.add_token_scores([score.get(token, -float(len(merges))) for token in tokens])
     types |= {f"<0x{i:02X}>": gguf.TokenType.BYTE for i in range(256)}
-    if unknown := found["model"]["unk_token"]:
-      writer.add_unk_token_id(ids[unknown])
+    if (unknown := ids.get(found["model"]["unk_token"])) is not None:
+      writer.add_unk_token_id(unknown)
   else:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(kind)
@@ -86,28 +95,64 @@ def _steps(part: Json | None, name: str) -> list[Json]:
   return [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps]
 
 
-def _kind(found: Json) -> str | None:
+def _kind(tokenizer: tokenizers.Tokenizer, found: Json) -> str | None:
   """Returns by what name llama.cpp knows how a text becomes tokens."""
-  model = found["model"]
+  model, added = found["model"], found["added_tokens"]
   is_other = model["type"] != "BPE" or any(model.get(part) for part in _UNKNOWN)
-  # Text never has those that are special, and others would cut it.
-  if is_other or not all(token["special"] for token in found["added_tokens"]):
+  # Those that are special are not taken from a text, and others would cut it.
+  if is_other or not all(token["special"] for token in added):
     return None
   cuts, changes = (
     _steps(found[part], name)
     for part, name in (("pre_tokenizer", "pretokenizers"), ("normalizer", "normalizers"))
   )
-  if model.get("byte_fallback"):
-    return _MARKED if not cuts and changes == _MARKS and _is_whole(found) else None
-  name = next((name for name, known in _CUTS.items() if known == cuts), None)
   takes_whole_words = bool(model.get("ignore_merges"))
-  return name if not changes and takes_whole_words == (name == "llama-bpe") else None
+  if model.get("byte_fallback"):
+    is_marked = not cuts and not takes_whole_words and changes == _MARKS
+    return _MARKED if is_marked and _is_whole(found) else None
+  name = next((name for name, known in _CUTS.items() if known == cuts), None)
+  if name is None or changes or takes_whole_words != (name == "llama-bpe"):
+    return None
+  # llama.cpp also takes a special token, if it is a whole word.
+  words = tokenizer.pre_tokenizer.pre_tokenize_str
+  is_cut = all(len(words(token["content"])) > 1 for token in added)
+  return name if is_cut or not takes_whole_words else None
 
 
 def _is_whole(found: Json) -> bool:
-  """Returns whether any two tokens that make a third are merged, all that make one in a row."""
+  """Returns whether joining what makes the best token does what the merges do.
+
+  It does if any two tokens that make a third are merged, and all merges that make it are in a row.
+  Those of runs of one character may be apart, if nothing else is between them.
+  """
   tokens, merges = _ids(found), _merges(found)
   pairs = ((token[:i], token[i:]) for token in tokens for i in range(1, len(token)))
   joined = {pair for pair in pairs if pair[0] in tokens and pair[1] in tokens}
-  made = [token for token, _ in itertools.groupby(map("".join, merges))]
-  return joined <= set(merges) and len(set(made)) == len(made)
+  if not joined <= set(merges):
+    return False
+  made = ["".join(pair) for pair in merges]
+  rows = collections.Counter(token for token, _ in itertools.groupby(made))
+  apart = {token for token, n in rows.items() if n > 1}
+  if not apart:
+    return True
+  at = [rank for rank, token in enumerate(made) if token in apart]
+  characters = set("".join(made[at[0] : at[-1] + 1]))
+  by_pair = {pair: rank for rank, pair in enumerate(merges)}
+  by_token = dict(zip(merges, _last(made), strict=True))
+  runs = ([*characters] * n for n in range(2 * len(max(apart, key=len))))
+  return len(characters) == 1 and all(_join(run, by_pair) == _join(run, by_token) for run in runs)
+
+
+def _last(made: list[str]) -> Iterator[int]:
+  """Returns for each merge the last one that makes the same token, whose score that has."""
+  last = {token: rank for rank, token in enumerate(made)}
+  return (last[token] for token in made)
+
+
+def _join(parts: list[str], ranks: dict[tuple[str, ...], int]) -> list[str]:
+  """Returns what is left when the first of the lowest pairs is joined, again and again."""
+  parts = list(parts)
+  while found := [(ranks[p], i) for i, p in enumerate(itertools.pairwise(parts)) if p in ranks]:
+    _, i = min(found)
+    parts[i : i + 2] = ["".join(parts[i : i + 2])]
+  return parts

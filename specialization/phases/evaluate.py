@@ -39,8 +39,8 @@ class Evaluation:
     stores = {"domain": of.domain.test, "generic": generic, "rolling": of.domain.rolling}
     made_from = of.made_from | {
       "test": of.domain.test.hash,
+      "rolling": of.domain.rolling.hash,
       "generic": generic.hash,
-      "scores": list(stores),
     }
     found = together.read(self._path, made_from)
     if found:

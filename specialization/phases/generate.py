@@ -85,12 +85,11 @@ class Model:
     """
     rows: list[list[int]] = [[] for _ in prompts]
     is_done = [False] * len(prompts)
-    given = self._encode(prompts)
-    parts = self._generator.stream(given, tokens, sampling, seed, first)
+    parts = self._generator.stream(self._encode(prompts), tokens, sampling, seed, first)
     for part in parts:
       for row, more in zip(rows, part, strict=True):
         row += more
-      whole = [self.tokenizer.decode_after(*pair) for pair in zip(given, rows, strict=True)]
+      whole = [self._text(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
       texts = [_before(text, stop) for text in whole]
       yield texts
       most = max(map(len, part))
@@ -106,6 +105,9 @@ class Model:
         self._generator.check(ids, tokens)
       except UserError as error:
         raise UserError(f"Line {number}: {error}") from error
+
+  def _text(self, prompt: str, ids: Sequence[int]) -> str:
+    return self.tokenizer.decode_after_text(ids) if prompt else self.tokenizer.decode(ids)
 
   def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
     end = self.tokenizer.end_of_document
@@ -141,7 +143,7 @@ def load(folder: str | Path) -> Model:
   """Returns the model in a folder that `export --format=hf` or transformers wrote.
 
   Raises:
-    UserError: it holds no plain Llama, or its tokenizer is another kind.
+    UserError: it holds no plain Llama, or does not say with what token its documents end.
   """
   folder = Path(folder).expanduser()
   config, vocab_size, length = hf.described(folder)

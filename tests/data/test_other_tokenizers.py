@@ -53,9 +53,9 @@ def test_text_that_goes_on_keeps_its_space(text, tmp_path):
   assert whole[: len(before)].tolist() == before.tolist()
   ids = found.encode_batch(["pleas"])[0].tolist()
   assert found.decode(ids) == "pleas"
-  assert found.decode_after(before.tolist(), ids) == " pleas"
-  start = [found.end_of_document]
-  assert found.decode_after([*start, *before.tolist()], ids) == " pleas"
+  assert found.decode_after_text(ids) == " pleas"
+  byte = whole.tolist()[-1:] + found.encode_batch(["\u4e2d"])[0].tolist()[1:2]
+  assert found.decode_after_text(byte)[-1] == "\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,22 @@ def test_one_that_loses_text_is_refused(text, tmp_path):
   file = other_tokenizers.write(tmp_path, lossy.to_str())
   with pytest.raises(UserError, match="loses some text"):
     taken(file, tmp_path / "made")
+
+
+def test_one_that_lacks_a_byte_is_refused(text, tmp_path):
+  found = json.loads(text)
+  found["model"]["vocab"]["spare"] = found["model"]["vocab"].pop("<0xE2>")
+  file = other_tokenizers.write(tmp_path, json.dumps(found))
+  with pytest.raises(UserError, match="loses some text"):
+    taken(file, tmp_path / "made")
+
+
+def test_other_ends_make_other_tokenizers(text, tmp_path):
+  digests = []
+  for end in ("</s>", "<s>"):
+    other_tokenizers.write(tmp_path, text, end)
+    digests.append(Tokenizer(tmp_path).digest)
+  assert digests[0] != digests[1]
 
 
 def test_one_whose_text_can_be_the_end_is_refused(tmp_path):

@@ -287,6 +287,7 @@ def test_rolling_windows_predict_the_same_from_as_much_as_there_is(tmp_path):
   assert np.array_equal(rows[:, 1:][mask], apart)
   assert store.n_tokens == disjoint.n_tokens == mask.sum()
   assert store.n_rows == disjoint.n_rows
+  assert store.hash != disjoint.hash
   mixed = np.random.default_rng(0).permutation(everything)
   assert np.array_equal(store.rows(mixed), rows[mixed])
   assert np.array_equal(store.mask(mixed), mask[mixed])

@@ -85,8 +85,9 @@ def with_a_word(found):
   found["added_tokens"].append(found["added_tokens"][0] | word)
 
 
-def with_a_hole(found):
-  found["added_tokens"].append(found["added_tokens"][0] | {"id": 999, "content": "<999>"})
+def with_a_special_word(found):
+  word = {"id": packages.VOCAB, "content": "pad"}
+  found["added_tokens"].append(found["added_tokens"][0] | word)
 
 
 def change(part, **fields):
@@ -106,13 +107,14 @@ LOWER = {"type": "Lowercase"}
     ("gpt-2", change("model", ignore_merges=True)),
     ("gpt-2", change("model", dropout=0.1)),
     ("gpt-2", with_a_word),
-    ("gpt-2", with_a_hole),
     ("gpt-2", change("model", byte_fallback=True)),
     ("llama-bpe", change("model", ignore_merges=False)),
+    ("llama-bpe", with_a_special_word),
     ("llama-bpe", lambda found: found["pre_tokenizer"]["pretokenizers"].pop()),
     ("marked", lambda found: found["model"]["merges"].pop(0)),
     ("marked", with_merges_apart),
-    ("marked", lambda found: found["model"]["vocab"].update({"</s": 500, ">": 501})),
+    ("marked", lambda found: found["model"]["vocab"].update({"</s": 500})),
+    ("marked", change("model", ignore_merges=True)),
     ("marked", change("model", byte_fallback=False)),
     ("marked", lambda found: found["normalizer"]["normalizers"].pop()),
     ("marked", lambda found: found.update(pre_tokenizer=BYTES)),
@@ -126,3 +128,43 @@ def test_what_llama_cpp_would_cut_otherwise_is_refused(tmp_path, name, alter):
   alter(found)
   with pytest.raises(UserError, match=r"is of no kind that is known here to be llama\.cpp's too"):
     written(tmp_path, json.dumps(found))
+
+
+def test_ids_with_a_hole_are_refused(tmp_path):
+  found = json.loads(other_tokenizers.byte_level(packages.TEXT, packages.VOCAB, "gpt-2"))
+  vocab = found["model"]["vocab"]
+  vocab[max(vocab, key=vocab.__getitem__)] = 999
+  with pytest.raises(UserError, match="has 320 tokens, whose ids are not 0 to 319: export hf"):
+    written(tmp_path, json.dumps(found))
+
+
+def test_the_file_may_leave_out_what_is_usual(tmp_path):
+  found = json.loads(other_tokenizers.byte_level(packages.TEXT, packages.VOCAB, "gpt-2"))
+  del found["model"]["type"], found["pre_tokenizer"]["use_regex"], found["normalizer"]
+  assert written(tmp_path, json.dumps(found))[0]["pre"] == "gpt-2"
+
+
+LLAMAS = (2, 4, 8, 5, 6, 12, 13, 10, 14, 3, 9, 7, 11, 15, 16, 1)
+
+
+def with_runs(sizes):
+  """Returns a tokenizer with tokens of so many spaces, merged in the order of left, then right."""
+  found = json.loads(other_tokenizers.marked(packages.TEXT[:1], 400))
+  vocab, merges = found["model"]["vocab"], found["model"]["merges"]
+  runs = [other_tokenizers.MARK * n for n in sizes]
+  for run in runs:
+    vocab.setdefault(run, len(vocab))
+  pairs = [[a, b] for a, b in itertools.product(runs, runs) if a + b in runs]
+  found["model"]["merges"] = [*pairs, *(pair for pair in merges if pair not in pairs)]
+  return json.dumps(found)
+
+
+def test_runs_may_be_merged_apart_if_the_same_are_found(tmp_path):
+  said, ours = written(tmp_path, with_runs(LLAMAS))
+  for text in (" " * n + end for n in range(40) for end in ("", "a", "the")):
+    assert joined(text, said) == ours.encode_batch([text])[0].tolist(), text
+
+
+def test_runs_that_are_merged_otherwise_are_refused(tmp_path):
+  with pytest.raises(UserError, match="is of no kind"):
+    written(tmp_path, with_runs((1, *LLAMAS[:-1])))

@@ -80,7 +80,10 @@ def test_an_expert_leaves_as_it_was_pretrained(made, command, tmp_path):
     said = command("export", "--only=mixture", f"--expert={which}", f"--to={tmp_path}")
     assert f"export mixture--b100--s0--{which}: " in said
     folder = tmp_path / f"mixture--b100--s0--{which}" / "hf-float32"
+    card = (folder / "README.md").read_text()
     experts[which] = jax.flatten_util.ravel_pytree(generate.load(folder).params)[0]
+  scores = re.findall(r"^\| law(?:, in lm-eval's windows)? \| ([\d.]+) \|", card, re.MULTILINE)
+  assert len(scores) == len(set(scores)) == 2
   assert np.abs(experts["0"] - experts["1"]).max() > 0.01
   expert = results(made, CELL.format("mixture"))["expert"]
 

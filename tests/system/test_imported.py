@@ -11,6 +11,7 @@ import other_tokenizers
 import tiny_study
 from specialization import main
 from specialization.errors import UserError
+from specialization.phases import generate
 
 
 def arguments(verb, corpus, workdir, *flags):
@@ -69,5 +70,8 @@ def test_a_model_with_another_tokenizer_comes_and_goes(tmp_path, capsys):
   asked = ("--prompt=court", "--tokens=8")
   goes_on = run("generate", "second", file, *asked, **begun)
   assert goes_on.startswith("court")
+  model = generate.load(folder)
+  ids = model.tokenizer.encode_batch(["judge"])[0].tolist()
+  assert (model._text("", ids), model._text("court", ids)) == ("judge", " judge")
   main.main(["generate", f"--model={folder}", *asked])
   assert capsys.readouterr().out == goes_on
