@@ -42,19 +42,18 @@ def marked(texts: list[str], vocab_size: int) -> str:
 def byte_level(texts: list[str], vocab_size: int, name: str) -> str:
   """Returns a byte-level BPE by what llama.cpp calls it: gpt-2, smollm or llama-bpe."""
   tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=name == "llama-bpe"))
-  gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+  cut = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
   if name == "smollm":
-    gpt2 = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
+    cut = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), cut])
   if name == "llama-bpe":
     # Of https://huggingface.co/meta-llama/Meta-Llama-3-8B.
     words = Regex(
       r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
       r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
-    cuts = pre_tokenizers.Split(words, "isolated")
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    gpt2 = pre_tokenizers.Sequence([cuts, as_bytes])
-  tokenizer.pre_tokenizer, tokenizer.decoder = gpt2, decoders.ByteLevel()
+    cut = pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), as_bytes])
+  tokenizer.pre_tokenizer, tokenizer.decoder = cut, decoders.ByteLevel()
   trainer = trainers.BpeTrainer(
     vocab_size=vocab_size,
     special_tokens=["</s>", "<|user|>"],

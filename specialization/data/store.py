@@ -142,6 +142,7 @@ class Rolling(Store):
 
   def __init__(self, folder: Path):
     super().__init__(folder)
+    # Scores are known again by the store's hash, and these are others.
     self.hash = artifact.fingerprint(artifact.made_from(folder) | {"rolling": True})
     n_rows = -(-np.asarray(self._doc_tokens) // self.sequence_length)
     last = (np.cumsum(n_rows) - 1)[n_rows > 1]

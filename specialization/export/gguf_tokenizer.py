@@ -3,7 +3,6 @@
 import collections
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import tokenizers
@@ -59,8 +58,8 @@ def add(writer: Any, package: Package) -> None:
   if kind == _MARKED:
     writer.add_tokenizer_model("llama")
     # It joins what makes the token of the highest score, and merges are in that order.
-    score = {"".join(pair): -float(rank) for rank, pair in enumerate(merges)}
-    writer.add_token_scores([score.get(token, -float(len(merges))) for token in tokens])
+    ranks = _ranks(merges)
+    writer.add_token_scores([-float(ranks.get(token, len(merges))) for token in tokens])
     types |= {f"<0x{i:02X}>": gguf.TokenType.BYTE for i in range(256)}
     if (unknown := ids.get(found["model"]["unk_token"])) is not None:
       writer.add_unk_token_id(unknown)
@@ -138,15 +137,15 @@ def _is_whole(found: Json) -> bool:
   at = [rank for rank, token in enumerate(made) if token in apart]
   characters = set("".join(made[at[0] : at[-1] + 1]))
   by_pair = {pair: rank for rank, pair in enumerate(merges)}
-  by_token = dict(zip(merges, _last(made), strict=True))
+  ranks = _ranks(merges)
+  by_token = {pair: ranks["".join(pair)] for pair in merges}
   runs = ([*characters] * n for n in range(2 * len(max(apart, key=len))))
   return len(characters) == 1 and all(_join(run, by_pair) == _join(run, by_token) for run in runs)
 
 
-def _last(made: list[str]) -> Iterator[int]:
-  """Returns for each merge the last one that makes the same token, whose score that has."""
-  last = {token: rank for rank, token in enumerate(made)}
-  return (last[token] for token in made)
+def _ranks(merges: list[tuple[str, ...]]) -> dict[str, int]:
+  """Returns the last merge that makes each token."""
+  return {"".join(pair): rank for rank, pair in enumerate(merges)}
 
 
 def _join(parts: list[str], ranks: dict[tuple[str, ...], int]) -> list[str]:
