@@ -66,9 +66,6 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
     given = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
     # Else SLURM's number of the task on its machine would be taken for the only GPU to use.
     given["cluster_detection_method"] = "deactivate"
-  # Between CPUs messages are told apart by their order alone, which programs that run at the same
-  # time do not keep: once in a long while two of them were taken for each other.
-  jax.config.update("jax_cpu_enable_async_dispatch", False)
   try:
     jax.distributed.initialize(**given, initialization_timeout=timeout)
   except (RuntimeError, ValueError) as error:
@@ -77,6 +74,10 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
       " --process."
     ) from error
   _place.index, _place.count = jax.process_index(), jax.process_count()
+  if are_several() and jax.default_backend() == "cpu":
+    # Between CPUs messages are told apart by their order alone, and a program that comes from the
+    # cache has lost it: XLA reads a loop's collectives back as unrelated to those around the loop.
+    jax.config.update("jax_enable_compilation_cache", False)
   if not are_several():  # JAX has taken the signal, and whoever is alone does not ask it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
   if not is_writer():

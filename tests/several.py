@@ -71,11 +71,18 @@ def said_by(index: int, folder: Path) -> str:
   return (folder / f"process-{index}.txt").read_text()
 
 
+def said(running: Sequence[subprocess.Popen], folder: Path) -> str:
+  """Returns how each has ended so far, and what it said."""
+  return "\n\n".join(
+    f"process {index}, {process.poll()}: {said_by(index, folder)}"
+    for index, process in enumerate(running)
+  )
+
+
 def run(count: int, devices: int, arguments: Sequence[str], folder: Path) -> str:
   """Runs processes to their end; returns what the first said."""
   with started(count, devices, arguments, folder) as running:
     for process in running:
       process.wait(timeout=280)
-  said = [said_by(index, folder) for index in range(count)]
-  assert [process.returncode for process in running] == [0] * count, "\n\n".join(said)
-  return said[0]
+  assert all(process.returncode == 0 for process in running), said(running, folder)
+  return said_by(0, folder)

@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_other_processes_devices_and_meshes(corpus, tmp_path,
   for (count, devices), mesh, until in zip(((4, 2), (1, 8)), presets[:2], (20, 90), strict=True):
     line = [*arguments(corpus, workdir, "pretrain", **long, **mesh), only]
     with several.started(count, devices, line, tmp_path) as running:
-      wait_for(workdir, family, until, running)
+      wait_for(workdir, family, until, running, tmp_path)
       running[-1].send_signal(signal.SIGTERM)
       statuses = [process.wait(timeout=60) for process in running]
     said = (tmp_path / "process-0.txt").read_text()
@@ -120,14 +120,14 @@ def test_a_run_goes_on_with_other_processes_devices_and_meshes(corpus, tmp_path,
   np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
-def wait_for(workdir, family, step, running):
+def wait_for(workdir, family, step, running, folder):
   """Returns when a run has logged a step."""
   run = workdir / "pretrain" / f"{family}--b100--s0"
   for _ in range(2400):
     lines = metrics.read(run)
     if lines and lines[-1]["step"] >= step:
       return
-    assert all(process.poll() is None for process in running)
+    assert all(process.poll() is None for process in running), several.said(running, folder)
     time.sleep(0.05)
   raise AssertionError(f"{run} did not come to step {step}.")
 
