@@ -74,9 +74,7 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
       " --process."
     ) from error
   _place.index, _place.count = jax.process_index(), jax.process_count()
-  if are_several() and jax.default_backend() == "cpu":
-    # Between CPUs messages are told apart by their order alone, and a program that comes from the
-    # cache has lost it: XLA reads a loop's collectives back as unrelated to those around the loop.
+  if compile_anew():
     jax.config.update("jax_enable_compilation_cache", False)
   if not are_several():  # JAX has taken the signal, and whoever is alone does not ask it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -87,6 +85,15 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
 
 def are_several() -> bool:
   return _place.count > 1
+
+
+def compile_anew() -> bool:
+  """Whether no program may come from the compilation cache.
+
+  Between CPUs messages are told apart by their order alone, and a program that comes from there has
+  lost it: XLA reads a loop's collectives back as unrelated to those around the loop.
+  """
+  return are_several() and jax.default_backend() == "cpu"
 
 
 def count() -> int:

@@ -22,7 +22,7 @@ def documents(store: Store, tokenizer: Tokenizer) -> list[str]:
   """Returns the texts whose tokens a store of windows predicts."""
   everything, found = np.arange(store.n_rows), list[list[int]]()
   for row, mask in zip(store.rows(everything), store.mask(everything), strict=True):
-    if row[0] == tokenizer.end_of_document:
+    if row[0] == tokenizer.begin_of_document:
       found.append([])
     found[-1] += row[1:][mask].tolist()
   texts = [tokenizer.decode(ids) for ids in found]

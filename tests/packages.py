@@ -52,13 +52,14 @@ def package(of: Transformer, params: Params, folder: Path, text: str = "") -> Pa
   """Returns it, with its tokenizer (the text of one, or one that was trained) in the folder."""
   file = folder / "tokenizer.json"
   file.write_text(text or trained())
-  end = tokenizer.Tokenizer(folder).end_of_document
+  made = tokenizer.Tokenizer(folder)
   return Package(
     name="small",
     length=LENGTH,
     tokenizer=file,
     vocab_size=of.vocab_size,
-    end=end,
+    begin=made.begin_of_document,
+    end=made.end_of_document,
     leaf=lambda path: np.asarray(functools.reduce(lambda tree, key: tree[key], path, params)),
     transformer=of,
     description="A model of nothing.",

@@ -1,4 +1,4 @@
-"""Several processes on CPUs compile anew: what comes from the cache has lost its messages' order."""
+"""Several processes on CPUs compile anew: the cache loses the order of their messages."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ jax.jit(lambda x: 2 * x)(1.0)
 """
 
 
-@pytest.mark.parametrize("count, is_used", [(1, True), (2, False)])
+@pytest.mark.parametrize(("count", "is_used"), [(1, True), (2, False)])
 def test_the_compilation_cache_is_for_a_single_process_on_cpus(tmp_path, count, is_used):
   port = several.free_port()
   variables = {

@@ -1,7 +1,8 @@
 """From documents to the token rows of a store.
 
-Training form (`build`): documents, each followed by the end-of-document token, are concatenated
-and cut into rows of T+1 tokens. Evaluation form (`build_windows`): each document on its own, every
+Training form (`build`): documents, each followed by the end-of-document token (and after that of a
+token of its own, if the tokenizer has one for its begin), are concatenated and cut into rows of T+1
+tokens. Evaluation form (`build_windows`): each document on its own, every
 token predicted exactly once.
 """
 
@@ -92,7 +93,7 @@ def build_windows(
 ) -> Store:
   """Returns the evaluation store of a split, built unless the artifact is there.
 
-  A document's first row starts with the end-of-document token as context, each further row with
+  A document's first row starts with the token before documents as context, each further row with
   the last token of the row before, so that every token is predicted exactly once, from at most T
   tokens. Rows are padded with the end-of-document token, which is never predicted.
 
@@ -128,16 +129,21 @@ def build_windows(
 
 @dataclasses.dataclass
 class _Tokens:
-  """All tokens of a split in one file: E document E document E ... E (E: end of document)."""
+  """All tokens of a split in one file.
+
+  B document E B document E ... E B (begin and end of document), or where one token is both
+  E document E document E ... E.
+  """
 
   all: np.ndarray
   end: int  # E
-  doc_tokens: np.ndarray  # without E
+  between: int  # tokens between documents: 2, or 1
+  doc_tokens: np.ndarray  # without those around
   doc_bytes: np.ndarray
 
   @property
   def starts(self) -> np.ndarray:
-    return np.cumsum(self.doc_tokens + 1) - self.doc_tokens
+    return 1 + np.cumsum(self.doc_tokens + self.between) - self.doc_tokens - self.between
 
 
 @dataclasses.dataclass
@@ -164,7 +170,7 @@ def _grouped(
   width: int,
 ) -> _Layout:
   """Lays out documents in an order whose groups are ascending; each group begins with a row."""
-  sizes = tokens.doc_tokens[order] + 1
+  sizes = tokens.doc_tokens[order] + tokens.between
   in_group = np.bincount(group, sizes, minlength=n_groups).astype(np.int64)
   n_rows = (in_group + width - 2) // width  # -2, not -1, leaves out a last row of one token
   offsets = np.concatenate([[0], np.cumsum(n_rows)])
@@ -175,7 +181,7 @@ def _grouped(
   shift = offsets[:-1] * width - (np.cumsum(in_group) - in_group)
   target = np.cumsum(sizes) - sizes + shift[group]
   count = np.minimum(sizes, ends[group] - target)
-  source = tokens.starts[order]
+  source = tokens.starts[order] - (tokens.between - 1)  # from its own begin
   return _Layout(source, target, count, width, lengths, offsets, order, leaf, sizes)
 
 
@@ -227,24 +233,25 @@ def _build(
 
 
 def _tokenize(documents: Documents, split: str, tokenizer: Tokenizer, path: Path) -> _Tokens:
-  end = tokenizer.end_of_document
+  begin, end = tokenizer.begin_of_document, tokenizer.end_of_document
+  between = [end] if begin == end else [end, begin]
   dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
   doc_tokens, doc_bytes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
   with (
     path.open("wb") as file,
     progress(documents.count(split), f"tokenize {split}", "document") as bar,
   ):
-    file.write(np.array([end], dtype).tobytes())
+    file.write(np.array([begin], dtype).tobytes())
     for texts in documents.batches(split):
       encoded = tokenizer.encode_batch(texts)
-      parts = [part for ids in encoded for part in (ids, [end])]
+      parts = [part for ids in encoded for part in (ids, between)]
       file.write(np.concatenate(parts).astype(dtype).tobytes())
       doc_tokens.append(np.array([len(ids) for ids in encoded], np.int64))
       doc_bytes.append(np.array([len(text.encode()) for text in texts], np.int64))
       bar.update(len(texts))
   # Slices of a plain view cost a third of a memmap's.
   tokens = np.asarray(np.memmap(path, dtype, "r"))
-  return _Tokens(tokens, end, np.concatenate(doc_tokens), np.concatenate(doc_bytes))
+  return _Tokens(tokens, end, len(between), np.concatenate(doc_tokens), np.concatenate(doc_bytes))
 
 
 def _write(tokens: _Tokens, layout: _Layout, folder: Path) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -28,6 +29,11 @@ _POINTS = (*range(0x100), *range(0x100, 0x800, 0x40), 0x800, *range(0x1000, 0x10
 _SAMPLE = "  Was\n\n" + "".join(map(chr, (*_POINTS, *range(0x10000, 0x110000, 0x40000), 0x10FFFF)))
 
 
+class _Token(NamedTuple):
+  text: str
+  id: int
+
+
 class Tokenizer:
   """Text to ids and back; all text has ids, and ids of text give that text."""
 
@@ -46,7 +52,7 @@ class Tokenizer:
     # A document that spells the token (a manual on language models) must not end there. Neither
     # the file nor a pickle carries this setting.
     self._tokenizer.encode_special_tokens = True
-    self._end = _ending(self._tokenizer, folder)[1]
+    self._begin, self._end = _around(self._tokenizer, folder)
 
   @property
   def file(self) -> Path:
@@ -65,8 +71,7 @@ class Tokenizer:
     """Identifies what it does with text, wherever it came from."""
     found = json.loads(self._tokenizer.to_str())  # whichever way the file spells it
     parts = {k: v for k, v in found.items() if k not in _UNUSED}
-    if (token := self._tokenizer.id_to_token(self._end)) != END_OF_DOCUMENT:
-      parts["end"] = token
+    parts |= _unusual(self._begin, self._end)
     return artifact.fingerprint(parts)
 
   @property
@@ -76,8 +81,13 @@ class Tokenizer:
 
   @property
   def end_of_document(self) -> int:
-    """Id of the token that stands between documents and that no text encodes to."""
-    return self._end
+    """Id of the token that comes after each document and that no text encodes to."""
+    return self._end.id
+
+  @property
+  def begin_of_document(self) -> int:
+    """Id of the token that comes before each document: the end of the last one, or its own."""
+    return self._begin.id
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     """Returns u32[tokens] for each text, without any end of document."""
@@ -90,27 +100,39 @@ class Tokenizer:
 
   def decode_after_text(self, ids: Sequence[int]) -> str:
     """Returns what ids add to a text: some tokenizers drop the first space of a whole one."""
-    return self.decode([self._end, *ids])[len(self.decode([self._end])) :]
+    return self.decode([self._end.id, *ids])[len(self.decode([self._end.id])) :]
 
 
-def _ending(tokenizer: tokenizers.Tokenizer, folder: Path) -> tuple[str, int]:
-  """Returns the token that ends documents: the usual one, or what is said beside tokenizer.json.
+def _around(tokenizer: tokenizers.Tokenizer, folder: Path) -> tuple[_Token, _Token]:
+  """Returns what comes before and after documents: as usual, or as is said beside tokenizer.json.
 
   Raises:
-    UserError: there is none.
+    UserError: nothing is said.
   """
-  token, end = END_OF_DOCUMENT, tokenizer.token_to_id(END_OF_DOCUMENT)
-  if end is None:
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-      found = json.loads((folder / _ABOUT).read_text())["eos_token"]
-      token = found["content"] if isinstance(found, dict) else found
-      end = tokenizer.token_to_id(token)
+  if usual := _known(tokenizer, END_OF_DOCUMENT):
+    return usual, usual
+  said = dict[str, Any]()
+  with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+    said = dict(json.loads((folder / _ABOUT).read_text()))
+  begin, end = (_known(tokenizer, said.get(name)) for name in ("bos_token", "eos_token"))
   if end is None:
     raise UserError(
       f"{folder / _FILE} has no token {END_OF_DOCUMENT}, and {_ABOUT} beside it names no other one"
       ' of it as "eos_token": copy that file too, or name there the token that ends documents.'
     )
-  return token, end
+  return begin or end, end
+
+
+def _known(tokenizer: tokenizers.Tokenizer, said: Any) -> _Token | None:
+  text: Any = said.get("content") if isinstance(said, dict) else said
+  found = tokenizer.token_to_id(text) if isinstance(text, str) else None
+  return None if found is None else _Token(text, found)
+
+
+def _unusual(begin: _Token, end: _Token) -> dict[str, str]:
+  """Returns what there is to say of them: hashes of before there was a choice stay valid."""
+  said = {"end": end.text} if end.text != END_OF_DOCUMENT else {}
+  return said if begin == end else {**said, "begin": begin.text}
 
 
 def prepare(documents: Documents, config: TokenizerConfig, folder: Path) -> Tokenizer:
@@ -149,27 +171,25 @@ def _copy(file: Path, vocab_size: int, folder: Path) -> Tokenizer:
     raise UserError(
       f"tokenizer.file={file} is no tokenizer.json that can be read: {error}."
     ) from None
-  end, known = _ending(given, file.expanduser().parent)
+  begin, end = _around(given, file.expanduser().parent)
   given.encode_special_tokens = True
-  for sample in (_SAMPLE, f"{_SAMPLE}{end} x"):
+  for sample in (_SAMPLE, f"{_SAMPLE}{begin.text}{end.text} x"):
     ids = given.encode(sample, add_special_tokens=False).ids
-    if given.decode(ids, skip_special_tokens=False) != sample or known in ids:
+    if given.decode(ids, skip_special_tokens=False) != sample or {begin.id, end.id} & set(ids):
       raise UserError(
-        f"tokenizer.file={file} loses some text or takes text for {end}: choose one that knows all"
-        " bytes."
+        f"tokenizer.file={file} loses some text or takes text for"
+        f" {' or '.join(sorted({begin.text, end.text}))}: choose one that knows all bytes."
       )
   if given.get_vocab_size() != vocab_size:
     raise UserError(
       f"tokenizer.file={file} has {given.get_vocab_size()} entries: set"
       f" tokenizer.vocab_size={vocab_size} to that."
     )
-  wanted = {"file": artifact.fingerprint({"text": text})}
-  if end != END_OF_DOCUMENT:
-    wanted["end"] = end
+  wanted = {"file": artifact.fingerprint({"text": text})} | _unusual(begin, end)
   if not artifact.exists(folder, wanted):
     with artifact.create(folder, wanted) as temporary:
       (temporary / _FILE).write_text(text)
-      (temporary / _ABOUT).write_text(json.dumps({"eos_token": end}))
+      (temporary / _ABOUT).write_text(json.dumps({"bos_token": begin.text, "eos_token": end.text}))
   return Tokenizer(folder)
 
 

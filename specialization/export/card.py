@@ -46,8 +46,8 @@ def write(card: Card) -> str:
     f"# {card.name}",
     "",
     f"A small language model for {card.domain}: it goes on from a text. It is a plain Llama, was"
-    " not taught to follow instructions, and knows little of anything else. A text begins with the"
-    " end-of-document token, which the tokenizer puts there.",
+    " not taught to follow instructions, and knows little of anything else. A text begins with a"
+    " token of its own, which the tokenizer puts there.",
     "",
     *_table(("", ""), about.items()),
     "",

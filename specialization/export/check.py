@@ -133,10 +133,10 @@ def _other_tokens(
 ) -> str | None:
   """Returns a text of which the reader has other tokens, None if there is none."""
   tokenizer = Tokenizer(package.tokenizer.parent)
-  odd = _ODD.format(tokenizer.decode([package.end]))
+  odd = _ODD.format(tokenizer.decode([package.begin, package.end]))
   texts = [odd, *(tokenizer.decode(row[row != package.end]) for row in rows[:_COMPARED])]
   for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-    if encode(text) != [package.end, *ids.tolist()]:
+    if encode(text) != [package.begin, *ids.tolist()]:
       return text[:40]
   return None
 

@@ -70,7 +70,7 @@ def add(writer: Any, package: Package) -> None:
   types |= {token["content"]: gguf.TokenType.CONTROL for token in found["added_tokens"]}
   writer.add_token_list(tokens)
   writer.add_token_types([types[token] for token in tokens])
-  writer.add_bos_token_id(package.end)
+  writer.add_bos_token_id(package.begin)
   writer.add_eos_token_id(package.end)
   writer.add_pad_token_id(package.end)
   writer.add_add_bos_token(True)

@@ -67,21 +67,21 @@ def write_tensors(
 
 def write_beside(package: Package, folder: Path, dtype: str) -> None:
   """Writes all that belongs to a model beside its tensors."""
-  end = package.end
-  config = llama.to_json(package.config, package.vocab_size, package.length, end, dtype)
-  generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+  begin, end = package.begin, package.end
+  config = llama.to_json(package.config, package.vocab_size, package.length, begin, end, dtype)
+  generation = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
   tokenizer = tokenizers.Tokenizer.from_file(str(package.tokenizer))
-  token = tokenizer.id_to_token(end)
-  # The model has seen no document that does not begin after the end of another one.
+  before, after = map(tokenizer.id_to_token, (begin, end))
+  # The model has seen no document without it.
   tokenizer.post_processor = processors.TemplateProcessing(
-    single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, end)]
+    single=f"{before} $A", pair=f"{before} $A {before} $B", special_tokens=[(before, begin)]
   )
   tokenizer.save(str(folder / "tokenizer.json"))
   about = {
     "tokenizer_class": "PreTrainedTokenizerFast",
-    "bos_token": token,
-    "eos_token": token,
-    "pad_token": token,
+    "bos_token": before,
+    "eos_token": after,
+    "pad_token": after,
     "model_max_length": package.length,
     "clean_up_tokenization_spaces": False,
     "split_special_tokens": True,  # a text that spells the token does not end there

@@ -120,14 +120,16 @@ def shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
   return found
 
 
-def to_json(config: ModelConfig, vocab_size: int, length: int, end: int, dtype: str) -> dict:
+def to_json(
+  config: ModelConfig, vocab_size: int, length: int, begin: int, end: int, dtype: str
+) -> dict:
   """Returns the fields of a config.json.
 
   Args:
     config: of the transformer.
     vocab_size: entries.
     length: positions that it was trained on.
-    end: id of the end of a document, with which each text also begins.
+    begin, end: ids of what comes before and after each text.
     dtype: of the tensors.
   """
   return {
@@ -149,7 +151,7 @@ def to_json(config: ModelConfig, vocab_size: int, length: int, end: int, dtype: 
     "mlp_bias": False,
     "attention_dropout": 0.0,
     "tie_word_embeddings": config.tie_embeddings,
-    "bos_token_id": end,
+    "bos_token_id": begin,
     "eos_token_id": end,
     "pad_token_id": end,
     "dtype": dtype,

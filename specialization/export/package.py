@@ -41,7 +41,7 @@ class Package:
     length: positions that it was trained on.
     tokenizer: its tokenizer.json.
     vocab_size: entries of that.
-    end: the id of the end of a document, with which each text also begins.
+    begin, end: ids of what comes before and after each text; one token may be both.
     leaf: gives a parameter by its path, float32.
     transformer: what the parameters are of.
     description: a sentence.
@@ -51,6 +51,7 @@ class Package:
   length: int
   tokenizer: Path
   vocab_size: int
+  begin: int
   end: int
   leaf: Callable[[tuple[str, ...]], np.ndarray]
   transformer: Transformer

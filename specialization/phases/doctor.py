@@ -178,7 +178,7 @@ def bytes_per_device(tree: Any) -> int:
 
 def _cache(config: Config) -> Finding:
   subject, folder = "compilation cache", Path(config.compilation_cache).expanduser()
-  if not config.compilation_cache or not jax.config.jax_enable_compilation_cache:
+  if not config.compilation_cache or processes.compile_anew():
     return Finding(subject, "none, so that every start compiles anew")
   try:
     folder.mkdir(parents=True, exist_ok=True)

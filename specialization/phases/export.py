@@ -198,6 +198,7 @@ class Export:
         self._config.sequence_length,
         tokenizer.file,
         tokenizer.vocab_size,
+        tokenizer.begin_of_document,
         tokenizer.end_of_document,
         leaf,
         source.transformer,

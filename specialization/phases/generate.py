@@ -110,8 +110,8 @@ class Model:
     return self.tokenizer.decode_after_text(ids) if prompt else self.tokenizer.decode(ids)
 
   def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
-    end = self.tokenizer.end_of_document
-    return [[end, *ids.tolist()] for ids in self.tokenizer.encode_batch(prompts)]
+    begin = self.tokenizer.begin_of_document
+    return [[begin, *ids.tolist()] for ids in self.tokenizer.encode_batch(prompts)]
 
   @property
   def _generator(self) -> Generator:

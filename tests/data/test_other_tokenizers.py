@@ -29,14 +29,31 @@ def taken(file, folder):
   return prepare(mock.Mock(spec=Documents), TokenizerConfig(VOCAB, 1, str(file)), folder)
 
 
-@pytest.mark.parametrize("end", ["</s>", {"content": "</s>", "lstrip": False}])
-def test_the_end_of_a_document_is_what_is_said_beside(text, tmp_path, end):
-  file = other_tokenizers.write(tmp_path, text, end)
+@pytest.mark.parametrize("spell", [str, lambda token: {"content": token, "lstrip": False}])
+def test_what_is_around_a_document_is_said_beside(text, tmp_path, spell):
+  file = other_tokenizers.write(tmp_path, text, spell("</s>"), spell("<s>"))
   made = taken(file, tmp_path / "made")
   for found in (made, taken(file, tmp_path / "made"), pickle.loads(pickle.dumps(made))):
     assert found.decode([found.end_of_document]) == "</s>"
+    assert found.decode([found.begin_of_document]) == "<s>"
   assert made.digest == Tokenizer(tmp_path).digest
-  assert artifact.made_from(tmp_path / "made")["end"] == "</s>"
+  made_from = artifact.made_from(tmp_path / "made")
+  assert (made_from["begin"], made_from["end"]) == ("<s>", "</s>")
+
+
+@pytest.mark.parametrize("begin", [None, "<no>", "</s>", 7])
+def test_documents_begin_with_the_end_of_another_where_nothing_else_is_said(text, tmp_path, begin):
+  made = taken(other_tokenizers.write(tmp_path, text, begin=begin), tmp_path / "made")
+  assert made.begin_of_document == made.end_of_document == 2
+  assert "begin" not in artifact.made_from(tmp_path / "made")
+
+
+def test_what_usually_ends_documents_begins_them(tmp_path):
+  file = other_tokenizers.write(tmp_path, packages.trained(), begin="a", end="b")
+  made = prepare(
+    mock.Mock(spec=Documents), TokenizerConfig(packages.VOCAB, 1, str(file)), tmp_path / "made"
+  )
+  assert made.decode([made.begin_of_document, made.end_of_document]) == 2 * END_OF_DOCUMENT
 
 
 def test_all_text_comes_back(text, tmp_path):
@@ -89,17 +106,22 @@ def test_one_that_lacks_a_byte_is_refused(text, tmp_path):
     taken(file, tmp_path / "made")
 
 
-def test_other_ends_make_other_tokenizers(text, tmp_path):
-  digests = []
-  for end in ("</s>", "<s>"):
-    other_tokenizers.write(tmp_path, text, end)
-    digests.append(Tokenizer(tmp_path).digest)
-  assert digests[0] != digests[1]
+def test_others_around_a_document_make_other_tokenizers(text, tmp_path):
+  digests = set()
+  for around in (("</s>", "<s>"), ("<s>", "<s>"), ("</s>", "</s>")):
+    other_tokenizers.write(tmp_path, text, *around)
+    digests.add(Tokenizer(tmp_path).digest)
+  assert len(digests) == 3
 
 
-def test_one_whose_text_can_be_the_end_is_refused(tmp_path):
+@pytest.mark.parametrize(
+  ("begin", "end", "is_special"),
+  [("</s>", "</s>", False), ("a", "</s>", True), ("</s>", "a", True)],
+)
+def test_one_whose_text_can_be_what_is_around_it_is_refused(tmp_path, begin, end, is_special):
   found = json.loads(packages.trained().replace(END_OF_DOCUMENT, "</s>"))
-  found["added_tokens"][0]["special"] = False
-  file = other_tokenizers.write(tmp_path, json.dumps(found))
-  with pytest.raises(UserError, match="or takes text for </s>"):
+  found["added_tokens"][0]["special"] = is_special
+  file = other_tokenizers.write(tmp_path, json.dumps(found), end, begin)
+  said = " or ".join(sorted({begin, end}))
+  with pytest.raises(UserError, match=f"or takes text for {said}:"):
     taken(file, tmp_path / "made")

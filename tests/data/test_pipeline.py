@@ -47,7 +47,7 @@ class Texts(Documents):
 
 class Bytes(Tokenizer):
   hash = "bytes"
-  end_of_document = 256
+  begin_of_document = end_of_document = 256
   vocab_size = 257
 
   def __init__(self):

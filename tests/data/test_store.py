@@ -1,5 +1,6 @@
 """The store: what goes in comes out, once, grouped by leaf, without being held in memory."""
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -34,7 +35,7 @@ class Bytes(Tokenizer):
   """One token per byte of UTF-8."""
 
   hash = "bytes"
-  end_of_document = END
+  begin_of_document = end_of_document = END
   vocab_size = 257
 
   def __init__(self):
@@ -46,8 +47,16 @@ class Bytes(Tokenizer):
 
 class Wide(Bytes):
   hash = "wide"
-  end_of_document = 70_000
+  begin_of_document = end_of_document = 70_000
   vocab_size = 70_001
+
+
+class Begun(Bytes):
+  """Documents begin with a token of their own."""
+
+  hash = "begun"
+  begin_of_document = END + 1
+  vocab_size = 258
 
 
 class Tree:
@@ -118,6 +127,22 @@ def test_rows_of_a_leaf_are_its_documents(tmp_path, length):
     assert rest == ""
     assert sorted(found) == sorted(wanted)
     assert len(wanted) < 3 or found != wanted
+
+
+def test_documents_that_begin_with_a_token_of_their_own(tmp_path):
+  texts, leaves = make_texts(), make_leaves()
+  store = make(tmp_path / "store", tokenizer=Begun())
+  assert store.n_tokens == store.n_bytes + 2 * len(texts)
+  for leaf in range(LEAVES):
+    start, stop = store.range(Tree(), 6, leaf)
+    tokens = real_tokens(store, start, stop).astype(int).tolist()
+    wanted = [text for text, of in zip(texts, leaves, strict=True) if of == leaf]
+    if sum(len(text.encode()) + 2 for text in wanted) == len(tokens) + 1:
+      tokens.append(END)
+    begins = [i for i, token in enumerate(tokens) if token == END + 1]
+    found = [tokens[i:j] for i, j in itertools.pairwise([*begins, len(tokens)])]
+    assert sum(map(len, found)) == len(tokens)
+    assert sorted(found) == sorted([END + 1, *text.encode(), END] for text in wanted)
 
 
 def test_padding_is_end_of_document_and_masked(tmp_path):
@@ -257,9 +282,10 @@ def windows(folder, texts, max_tokens=0, tokenizer=None, **grouped):
   )
 
 
-def test_windows_predict_each_token_once(tmp_path):
+@pytest.mark.parametrize("tokenizer", [Bytes(), Begun()], ids=["end", "begin"])
+def test_windows_predict_each_token_once(tmp_path, tokenizer):
   texts = [*make_texts(), "", "y" * T, "z" * (T + 1), "w" * (3 * T)]
-  store = windows(tmp_path / "store", texts)
+  store = windows(tmp_path / "store", texts, tokenizer=tokenizer)
   everything = np.arange(store.n_rows)
   rows, mask = store.rows(everything), store.mask(everything)
   predicted = rows[:, 1:][mask]
@@ -271,16 +297,18 @@ def test_windows_predict_each_token_once(tmp_path):
   for text in texts:
     n_rows = -(-len(text.encode()) // T)
     own = slice(position, position + n_rows)
-    assert (rows[own, 0][:1] == END).all()
+    assert (rows[own, 0][:1] == tokenizer.begin_of_document).all()
     assert np.array_equal(rows[own, 0][1:], rows[own, -1][:-1])
     position += n_rows
   assert position == store.n_rows
   assert (rows[:, 1:][~mask] == END).all()
 
 
-def test_rolling_windows_predict_the_same_from_as_much_as_there_is(tmp_path):
+@pytest.mark.parametrize("tokenizer", [Bytes(), Begun()], ids=["end", "begin"])
+def test_rolling_windows_predict_the_same_from_as_much_as_there_is(tmp_path, tokenizer):
   texts = [*make_texts(), "", "y" * T, "z" * (T + 1), "w" * (3 * T)]
-  disjoint, store = windows(tmp_path / "store", texts), Rolling(tmp_path / "store")
+  disjoint = windows(tmp_path / "store", texts, tokenizer=tokenizer)
+  store, begin = Rolling(tmp_path / "store"), tokenizer.begin_of_document
   everything = np.arange(store.n_rows)
   rows, mask = store.rows(everything), store.mask(everything)
   apart = disjoint.rows(everything)[:, 1:][disjoint.mask(everything)]
@@ -293,7 +321,7 @@ def test_rolling_windows_predict_the_same_from_as_much_as_there_is(tmp_path):
   assert np.array_equal(store.mask(mixed), mask[mixed])
   row, again = 0, 0
   for text in texts:
-    ids, done = np.concatenate([[END], np.frombuffer(text.encode(), np.uint8)]), 0
+    ids, done = np.concatenate([[begin], np.frombuffer(text.encode(), np.uint8)]), 0
     while done < len(ids) - 1:
       stop = min(done + T, len(ids) - 1)
       seen = ids[max(0, stop - T) : stop + 1]

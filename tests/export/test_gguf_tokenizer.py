@@ -71,6 +71,7 @@ def test_scores_give_the_tokens_of_merges(tmp_path):
   assert kinds[:4] == ["CONTROL", "CONTROL", "CONTROL", "BYTE"]
   assert kinds.count("BYTE") == 256
   assert said["tokens"][said["unknown_token_id"]] == "<unk>"
+  assert said["bos_token_id"] == ours.begin_of_document == 1
   assert said["eos_token_id"] == ours.end_of_document == 2
 
 

@@ -57,6 +57,8 @@ def test_transformers_finds_the_same_ids_by_what_left_with_another_tokenizer(tmp
   hf.write(package, out, "float32")
   theirs = transformers.AutoTokenizer.from_pretrained(out)
   some = [*texts(), "a </s>b<s> "]
-  expected = [[2, *ids.tolist()] for ids in ours.encode_batch(some)]
+  expected = [[1, *ids.tolist()] for ids in ours.encode_batch(some)]
   assert [theirs(text)["input_ids"] for text in some] == expected
+  generation = transformers.GenerationConfig.from_pretrained(out)
+  assert theirs.bos_token_id == generation.bos_token_id == ours.begin_of_document == 1
   assert theirs.eos_token_id == ours.end_of_document == 2

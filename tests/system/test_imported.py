@@ -64,14 +64,16 @@ def test_a_model_with_another_tokenizer_comes_and_goes(tmp_path, capsys):
   run("run", "second", file, **begun)
   assert "held-out tokens" in run("export", "second", file, f"--to={out}", **begun)
   folder = out / "dense--law--500--b100--s0" / "hf-float32"
-  assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 2
+  about = json.loads((folder / "config.json").read_text())
+  assert (about["bos_token_id"], about["eos_token_id"]) == (1, 2)
   read = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-  assert read.encode("court").tokens == ["</s>", "\u2581", *"court"]
+  assert read.encode("court").tokens == ["<s>", "\u2581", *"court"]
   asked = ("--prompt=court", "--tokens=8")
   goes_on = run("generate", "second", file, *asked, **begun)
   assert goes_on.startswith("court")
   model = generate.load(folder)
   ids = model.tokenizer.encode_batch(["judge"])[0].tolist()
+  assert model._encode(["judge"]) == [[1, *ids]]
   assert (model._text("", ids), model._text("court", ids)) == ("judge", " judge")
   main.main(["generate", f"--model={folder}", *asked])
   assert capsys.readouterr().out == goes_on
