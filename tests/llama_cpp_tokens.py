@@ -38,7 +38,7 @@ def compare(folder: Path, ours: Tokenizer, real: list[str]) -> None:
   print(f"{len(real)} documents and {len(odd)} other strings, {tokens:,} tokens: {differ} differ.")
   assert not differ
   with_start = theirs.tokenize(b"x", add_bos=True, special=False)
-  assert with_start[0] == ours.end_of_document, with_start
+  assert with_start[0] == ours.begin_of_document, with_start
 
 
 def main(gguf_folder: Path, hf_folder: Path, *paths: Path) -> None:
