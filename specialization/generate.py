@@ -1,6 +1,8 @@
 """Text from a transformer, token by token from a cache, for many prompts at once."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -31,7 +33,7 @@ class Sampling:
   top_p: float = 1.0
 
   def __post_init__(self) -> None:
-    if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+    if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
       raise UserError(
         f"temperature={self.temperature:g}, top_k={self.top_k} and top_p={self.top_p:g} must be at"
         " least 0, at least 0, and above 0 but at most 1."
@@ -58,15 +60,15 @@ def draw(logits: Float[Array, "b v"], keys: Key[Array, "b"], sampling: Sampling)
 class Generator:
   """Goes on from prompts with one transformer's parameters."""
 
-  def __init__(self, transformer: Transformer, params: Params, end: int, length: int):
+  def __init__(self, transformer: Transformer, params: Params, ends: tuple[int, ...], length: int):
     """Compiles nothing yet.
 
     Args:
       transformer, params: a model.
-      end: the token that ends a row.
+      ends: tokens of which each ends a row; one at least.
       length: positions that it was trained on.
     """
-    self._transformer, self._params, self._end, self._length = transformer, params, end, length
+    self._transformer, self._params, self._ends, self._length = transformer, params, ends, length
 
   def check(self, prompt: Sequence[int], most: int) -> None:
     """Looks whether a prompt and so many tokens are within what the model was trained on.
@@ -112,15 +114,15 @@ class Generator:
     how = (self._transformer, sampling)
     key = jax.random.key(seed)
     ids, cache, keys = _read(*how, self._params, tokens, start, key, np.int32(first))
-    done = np.asarray(ids) == self._end
-    yield [_until([token], self._end) for token in np.asarray(ids).tolist()]
+    done = np.isin(np.asarray(ids), self._ends)
+    yield [_until([token], self._ends) for token in np.asarray(ids).tolist()]
     for made in range(1, most, _CHUNK):
       if np.asarray(done).all():
         return
       if width + made - 1 + _CHUNK > cache.slots:  # Doubled, so that few sizes are compiled.
         cache = _grown(cache, max(64, 2 * cache.slots))
-      parts, ids, cache, done = _write(*how, self._end, self._params, ids, cache, done, keys)
-      yield [_until(row[: most - made], self._end) for row in np.asarray(parts).tolist()]
+      parts, ids, cache, done = _write(*how, self._ends, self._params, ids, cache, done, keys)
+      yield [_until(row[: most - made], self._ends) for row in np.asarray(parts).tolist()]
 
   def __call__(
     self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, seed: int = 0
@@ -133,8 +135,8 @@ class Generator:
     return rows
 
 
-def _until(ids: list[int], end: int) -> list[int]:
-  return ids[: ids.index(end)] if end in ids else ids
+def _until(ids: list[int], ends: tuple[int, ...]) -> list[int]:
+  return list(itertools.takewhile(lambda token: token not in ends, ids))
 
 
 def _next(
@@ -176,20 +178,20 @@ _grown = jax.jit(Cache.grown, static_argnums=1)
 def _write(
   transformer: Transformer,
   sampling: Sampling,
-  end: int,
+  ends: tuple[int, ...],
   params: Params,
   ids: Int[Array, "b"],
   cache: Cache,
   done: Bool[Array, "b"],
   keys: Key[Array, "b"],
 ) -> tuple[Int[Array, "b n"], Int[Array, "b"], Cache, Bool[Array, "b"]]:
-  """Returns the tokens after `ids`, of rows that have ended the end, and what is to go on with."""
+  """Returns the tokens after `ids`, of rows that have ended an end, and what is to go on with."""
 
   def step(carried: tuple, _: None) -> tuple[tuple, Int[Array, "b"]]:
     ids, cache, done = carried
     ids, cache = _next(transformer, sampling, params, ids[:, None], cache, keys)
-    ids = jnp.where(done, end, ids)
-    return (ids, cache, done | (ids == end)), ids
+    ids = jnp.where(done, ends[0], ids)
+    return (ids, cache, done | jnp.isin(ids, jnp.array(ends))), ids
 
   (ids, cache, done), parts = jax.lax.scan(step, (ids, cache, done), None, _CHUNK)
   return parts.T, ids, cache, done

@@ -67,7 +67,7 @@ def byte_level(texts: list[str], vocab_size: int, name: str) -> str:
 
 def write(folder: Path, text: str, end: object = "</s>", begin: object = "<s>") -> Path:
   """Writes one as Hugging Face's models have it, and returns the tokenizer.json."""
-  about = {"bos_token": begin, "eos_token": end}
+  about = {"bos_token": begin, "eos_token": end, "add_bos_token": True}
   (folder / "tokenizer_config.json").write_text(json.dumps(about))
   (folder / "tokenizer.json").write_text(text)
   return folder / "tokenizer.json"

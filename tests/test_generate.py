@@ -9,7 +9,7 @@ import tiny
 from specialization.errors import UserError
 from specialization.generate import Generator, Sampling, draw
 
-LENGTH, NEVER = 64, -1
+LENGTH, NEVER = 64, (-1,)
 LOGITS = np.log(np.array([[0.4, 0.3, 0.2, 0.06, 0.04]], np.float32))
 
 
@@ -84,11 +84,11 @@ def test_rows_end_at_the_end_of_a_document(model):
   whole = Generator(of, params, NEVER, LENGTH)(prompts(), 40, Sampling(1.0))
   end = whole[1][17]
   cut = [row[: row.index(end)] if end in row else row for row in whole]
-  generator = Generator(of, params, end, LENGTH)
+  generator = Generator(of, params, (NEVER[0], end), LENGTH)
   assert generator(prompts(), 40, Sampling(1.0)) == cut
   one = prompts()[1:2]
   end = generator(one, 1, Sampling())[0][0]
-  first = Generator(of, params, end, LENGTH).stream(one, 40, Sampling())
+  first = Generator(of, params, (end,), LENGTH).stream(one, 40, Sampling())
   assert list(first) == [[[]]]  # and nothing is computed for rows that have ended
 
 

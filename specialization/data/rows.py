@@ -1,9 +1,8 @@
 """From documents to the token rows of a store.
 
-Training form (`build`): documents, each followed by the end-of-document token (and after that of a
-token of its own, if the tokenizer has one for its begin), are concatenated and cut into rows of T+1
-tokens. Evaluation form (`build_windows`): each document on its own, every
-token predicted exactly once.
+Training form (`build`): documents, each followed by the end-of-document token and, where another
+one begins documents, preceded by that, are concatenated and cut into rows of T+1 tokens. Evaluation
+form (`build_windows`): each document on its own, every token predicted exactly once.
 """
 
 import dataclasses

@@ -33,7 +33,7 @@ class Store:
     sequence_length: T.
     n_rows: rows.
     n_documents: documents that the rows hold.
-    n_tokens: training form: tokens, end-of-document tokens included; evaluation form: predicted
+    n_tokens: training form: tokens, those between documents included; evaluation form: predicted
       tokens, which do not include them.
     n_bytes: UTF-8 bytes of those documents.
     hash: of what the store was made from.

@@ -23,7 +23,7 @@ from specialization.strict import to_dict
 END_OF_DOCUMENT = "<|endoftext|>"
 _SMALLEST = 257  # every byte and the end of a document
 _FILE, _ABOUT = "tokenizer.json", "tokenizer_config.json"
-_UNUSED = ("version", "truncation", "padding", "post_processor")  # parts that do nothing here
+_UNUSED = ("version", "truncation", "padding", "post_processor")  # parts that are not used here
 # What other tokenizers lose, and all bytes that UTF-8 has.
 _POINTS = (*range(0x100), *range(0x100, 0x800, 0x40), 0x800, *range(0x1000, 0x10000, 0x1000))
 _SAMPLE = "  Was\n\n" + "".join(map(chr, (*_POINTS, *range(0x10000, 0x110000, 0x40000), 0x10FFFF)))
@@ -42,17 +42,11 @@ class Tokenizer:
     if not (folder / _FILE).is_file():
       raise UserError(
         f"There is no {_FILE} in {folder}: run `specialization prepare` first, or copy a model with"
-        " its tokenizer."
+        " its fast tokenizer, which transformers' `save_pretrained` writes."
       )
     self._folder = folder
-    try:
-      self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / _FILE))
-    except Exception as error:  # The library raises nothing more precise.
-      raise UserError(f"{folder / _FILE} cannot be read ({error}): copy it anew.") from None
-    # A document that spells the token (a manual on language models) must not end there. Neither
-    # the file nor a pickle carries this setting.
-    self._tokenizer.encode_special_tokens = True
-    self._begin, self._end = _around(self._tokenizer, folder)
+    self._tokenizer = _opened(folder / _FILE)
+    self._begin, self._end = _around(self._tokenizer, folder / _FILE)
 
   @property
   def file(self) -> Path:
@@ -103,8 +97,35 @@ class Tokenizer:
     return self.decode([self._end.id, *ids])[len(self.decode([self._end.id])) :]
 
 
-def _around(tokenizer: tokenizers.Tokenizer, folder: Path) -> tuple[_Token, _Token]:
-  """Returns what comes before and after documents: as usual, or as is said beside tokenizer.json.
+def _opened(file: Path) -> tokenizers.Tokenizer:
+  """Returns the tokenizer in a file, as it is with whole texts, whatever they spell.
+
+  Raises:
+    UserError: it cannot be read, or ids of tokens are missing.
+  """
+  try:
+    found = tokenizers.Tokenizer.from_file(str(file))
+  except Exception as error:  # The library raises nothing more precise.
+    raise UserError(f"{file} is no tokenizer.json that can be read ({error}).") from None
+  # Settings of its last caller's that transformers writes too.
+  found.no_truncation()
+  found.no_padding()
+  # A document that spells a special token (a manual on language models) must not end there. Neither
+  # the file nor a pickle carries this setting.
+  found.encode_special_tokens = True
+  size = found.get_vocab_size()
+  if sorted(found.get_vocab().values()) != list(range(size)):
+    raise UserError(
+      f"{file} has {size} tokens, whose ids are not 0 to {size - 1}: choose a tokenizer that leaves"
+      " none out."
+    )
+  return found
+
+
+def _around(tokenizer: tokenizers.Tokenizer, file: Path) -> tuple[_Token, _Token]:
+  """Returns what comes before and after documents.
+
+  Other models' end is said beside the file; their begin is what the tokenizer puts before texts.
 
   Raises:
     UserError: nothing is said.
@@ -113,17 +134,21 @@ def _around(tokenizer: tokenizers.Tokenizer, folder: Path) -> tuple[_Token, _Tok
     return usual, usual
   said = dict[str, Any]()
   with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-    said = dict(json.loads((folder / _ABOUT).read_text()))
-  begin, end = (_known(tokenizer, said.get(name)) for name in ("bos_token", "eos_token"))
+    said = dict(json.loads((file.parent / _ABOUT).read_text()))
+  end = _known(tokenizer, said.get("eos_token"))
   if end is None:
     raise UserError(
-      f"{folder / _FILE} has no token {END_OF_DOCUMENT}, and {_ABOUT} beside it names no other one"
-      ' of it as "eos_token": copy that file too, or name there the token that ends documents.'
+      f"{file} has no token {END_OF_DOCUMENT}, and {_ABOUT} beside it names no other one of it as"
+      ' "eos_token": copy that file too, or name there the token that ends documents.'
     )
+  if (puts := said.get("add_bos_token")) is None:
+    begin = _known(tokenizer, *tokenizer.encode("", add_special_tokens=True).tokens[:1])
+  else:
+    begin = _known(tokenizer, said.get("bos_token")) if puts else None
   return begin or end, end
 
 
-def _known(tokenizer: tokenizers.Tokenizer, said: Any) -> _Token | None:
+def _known(tokenizer: tokenizers.Tokenizer, said: Any = None) -> _Token | None:
   text: Any = said.get("content") if isinstance(said, dict) else said
   found = tokenizer.token_to_id(text) if isinstance(text, str) else None
   return None if found is None else _Token(text, found)
@@ -164,15 +189,8 @@ def prepare(documents: Documents, config: TokenizerConfig, folder: Path) -> Toke
 
 
 def _copy(file: Path, vocab_size: int, folder: Path) -> Tokenizer:
-  try:
-    text = file.expanduser().read_text()
-    given = tokenizers.Tokenizer.from_str(text)
-  except Exception as error:  # The library raises nothing more precise.
-    raise UserError(
-      f"tokenizer.file={file} is no tokenizer.json that can be read: {error}."
-    ) from None
-  begin, end = _around(given, file.expanduser().parent)
-  given.encode_special_tokens = True
+  given = _opened(file.expanduser())
+  begin, end = _around(given, file.expanduser())
   for sample in (_SAMPLE, f"{_SAMPLE}{begin.text}{end.text} x"):
     ids = given.encode(sample, add_special_tokens=False).ids
     if given.decode(ids, skip_special_tokens=False) != sample or {begin.id, end.id} & set(ids):
@@ -185,11 +203,13 @@ def _copy(file: Path, vocab_size: int, folder: Path) -> Tokenizer:
       f"tokenizer.file={file} has {given.get_vocab_size()} entries: set"
       f" tokenizer.vocab_size={vocab_size} to that."
     )
+  text = file.expanduser().read_text()
   wanted = {"file": artifact.fingerprint({"text": text})} | _unusual(begin, end)
   if not artifact.exists(folder, wanted):
+    about = {"bos_token": begin.text, "eos_token": end.text, "add_bos_token": True}
     with artifact.create(folder, wanted) as temporary:
       (temporary / _FILE).write_text(text)
-      (temporary / _ABOUT).write_text(json.dumps({"bos_token": begin.text, "eos_token": end.text}))
+      (temporary / _ABOUT).write_text(json.dumps(about))
   return Tokenizer(folder)
 
 

@@ -47,7 +47,7 @@ def write(card: Card) -> str:
     "",
     f"A small language model for {card.domain}: it goes on from a text. It is a plain Llama, was"
     " not taught to follow instructions, and knows little of anything else. A text begins with a"
-    " token of its own, which the tokenizer puts there.",
+    " special token, which the tokenizer puts there.",
     "",
     *_table(("", ""), about.items()),
     "",

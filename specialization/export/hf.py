@@ -10,9 +10,9 @@ import numpy as np
 import tokenizers
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tokenizers import processors
 
 from specialization.config import ModelConfig
+from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
 from specialization.export import llama
 from specialization.export.package import Format, Package, Reader, narrowed
@@ -72,11 +72,17 @@ def write_beside(package: Package, folder: Path, dtype: str) -> None:
   generation = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
   tokenizer = tokenizers.Tokenizer.from_file(str(package.tokenizer))
   before, after = map(tokenizer.id_to_token, (begin, end))
-  # The model has seen no document without it.
-  tokenizer.post_processor = processors.TemplateProcessing(
-    single=f"{before} $A", pair=f"{before} $A {before} $B", special_tokens=[(before, begin)]
-  )
-  tokenizer.save(str(folder / "tokenizer.json"))
+  found = json.loads(tokenizer.to_str()) | {"truncation": None, "padding": None}
+  # The model has seen no document without it. Not by the library: it takes some tokens apart.
+  first = {"SpecialToken": {"id": before, "type_id": 0}}
+  a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+  found["post_processor"] = {
+    "type": "TemplateProcessing",
+    "single": [first, a],
+    "pair": [first, a, first, b],
+    "special_tokens": {before: {"id": before, "ids": [begin], "tokens": [before]}},
+  }
+  (folder / "tokenizer.json").write_text(json.dumps(found, ensure_ascii=False, indent=2))
   about = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "bos_token": before,
@@ -152,6 +158,35 @@ def _check(folder: Path, config: ModelConfig, vocab_size: int) -> None:
         )
 
 
+def tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
+  """Returns a folder's tokenizer.
+
+  Raises:
+    UserError: there is none that serves, or it has more tokens than the model.
+  """
+  found = Tokenizer(folder)
+  if found.vocab_size > vocab_size:
+    raise UserError(
+      f"{folder} has {vocab_size} tokens in config.json, but {found.vocab_size} in tokenizer.json:"
+      " take both from one model, and out of added_tokens what that has not learned."
+    )
+  return found
+
+
+def ends(folder: Path) -> tuple[int, ...]:
+  """Returns the ids at which a folder's model stops, besides what ends documents.
+
+  Raises:
+    UserError: a file is damaged.
+  """
+  said: Any = None
+  for name in ("generation_config.json", "config.json"):
+    if said is None and (folder / name).is_file():
+      said = _json(folder / name).get("eos_token_id")
+  given = said if isinstance(said, list) else [said]
+  return tuple(token for token in given if isinstance(token, int))
+
+
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[tuple[dict[str, tuple[int, ...]], Read]]:
   """Yields the shapes of a folder's tensors, and what reads one of them or, of an index, its part.
@@ -162,7 +197,10 @@ def opened(folder: Path) -> Iterator[tuple[dict[str, tuple[int, ...]], Read]]:
   with contextlib.ExitStack() as stack:
     names = [_ONE]
     if (folder / _INDEX).exists():
-      names = sorted(set(_json(folder / _INDEX).get("weight_map", {}).values()))
+      there = _json(folder / _INDEX).get("weight_map")
+      if not isinstance(there, dict) or not all(isinstance(name, str) for name in there.values()):
+        raise UserError(f"{folder / _INDEX} does not say where tensors are: copy it anew.")
+      names = sorted(set(there.values()))
     files = [stack.enter_context(_open(folder / name)) for name in names]
     where = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
@@ -181,7 +219,7 @@ def _open(path: Path) -> Any:
   except OSError:  # The library raises no more precise one of a folder with that name.
     raise UserError(
       f"{path.parent} lacks {path.name}: name a folder that `export` or transformers wrote, with"
-      " all of its files."
+      " all of its files (of PyTorch's, `save_pretrained` makes safetensors)."
     ) from None
   except SafetensorError as error:
     raise UserError(f"{path} is damaged ({error}): copy or export it anew.") from error

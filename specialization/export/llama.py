@@ -182,6 +182,7 @@ def from_json(found: Mapping[str, Any], where: str) -> tuple[ModelConfig, int, i
         f" {known[-1]!r}): choose a model of transformers' LlamaForCausalLM."
       )
   rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+  rope = rope if isinstance(rope, dict) else {"rope_type": rope}
   kind = rope.get("rope_type", rope.get("type", "default"))
   if kind != "default":
     raise UserError(
@@ -200,15 +201,18 @@ def from_json(found: Mapping[str, Any], where: str) -> tuple[ModelConfig, int, i
   if missing := [name for name in names if name not in found]:
     raise UserError(f"{where}/config.json has no field {missing[0]}: is it a Llama's?")
   d, f, layers, heads, vocab_size, length, epsilon = (found[name] for name in names)
-  if any(not isinstance(n, int) or n < 1 for n in (d, f, layers, heads, vocab_size, length)):
+  kv_heads = found.get("num_key_value_heads") or heads
+  theta = rope.get("rope_theta", found.get("rope_theta", 10_000.0))
+  sizes, scales = (d, f, layers, heads, kv_heads, vocab_size, length), (theta, epsilon)
+  if any(not isinstance(n, int) for n in sizes) or not all(
+    isinstance(n, int | float) and n > 0 for n in (*sizes, *scales)
+  ):
     raise UserError(f"{where}/config.json has sizes that are no numbers above 0: copy it anew.")
   if (size := found.get("head_dim")) not in (None, d // heads):
     raise UserError(
       f"{where} has heads of {size} features, not {d} / {heads}: choose a Llama whose heads make up"
       " its width."
     )
-  theta = rope.get("rope_theta", found.get("rope_theta", 10_000.0))
-  kv_heads = found.get("num_key_value_heads") or heads
   tied = bool(found.get("tie_word_embeddings"))
   config = ModelConfig(d, layers, heads, kv_heads, f, float(theta), float(epsilon), tied)
   return config, int(vocab_size), int(length)

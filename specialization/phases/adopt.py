@@ -11,7 +11,6 @@ from specialization import artifact, sharding
 from specialization.checkpoint import Checkpoints
 from specialization.config import Config
 from specialization.data import sources
-from specialization.data.tokenizer import Tokenizer
 from specialization.errors import UserError
 from specialization.export import hf, llama
 from specialization.models import Params, Transformer
@@ -35,6 +34,8 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
   Raises:
     UserError: it is no plain Llama, or not of those methods' size and the study's tokenizer.
   """
+  if not model:
+    raise UserError("Which model? Name the folder of a Llama with --model=FOLDER.")
   folder = Path(model).expanduser()
   found, vocab_size, length = hf.described(folder)
   if length < config.sequence_length:
@@ -48,11 +49,11 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
       raise UserError(
         f"{folder} is not of {name}'s size: set {' '.join(fields)}, or choose --only."
       )
-  tokenizer = Tokenizer(folder)
-  if (config.tokenizer.vocab_size, tokenizer.vocab_size) != (vocab_size, vocab_size):
+  tokenizer = hf.tokenizer_of(folder, vocab_size)
+  if config.tokenizer.vocab_size != tokenizer.vocab_size:
     raise UserError(
-      f"{folder} has {vocab_size} tokens in config.json and {tokenizer.vocab_size} in"
-      f" tokenizer.json, and the study {config.tokenizer.vocab_size}: all have to be the same."
+      f"{folder} has {tokenizer.vocab_size} tokens in tokenizer.json: set"
+      f" --config.tokenizer.vocab_size={tokenizer.vocab_size}."
     )
   transformer = make_transformer(config, config.methods[methods(config, only)[0]])
   name = "--".join(folder.resolve().parts[-2:])
@@ -75,8 +76,17 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
         "progress": {"step": 0},
       }
       checkpoints.save(0, state, metadata)
+  before, after = (
+    tokenizer.decode([token]) for token in (tokenizer.begin_of_document, tokenizer.end_of_document)
+  )
+  more = (
+    f" but those of {n} tokens that its tokenizer lacks"
+    if (n := vocab_size - tokenizer.vocab_size)
+    else ""
+  )
   print(
-    f"import: {target / 'checkpoints'} has the parameters of {folder}. With"
+    f"import: {target / 'checkpoints'} has the parameters of {folder}{more}. Texts begin with"
+    f" {before} and end with {after}. With"
     f" --config.tokenizer.file={folder / 'tokenizer.json'} a method can begin from them"
     " (pretrain.init_params) or take them as they are (with strategy='imported').",
     flush=True,
@@ -94,6 +104,9 @@ def _params(folder: Path, transformer: Transformer, config: Config) -> Params:
       keys = tuple(key.key for key in path)
 
       def part(index: Any) -> np.ndarray:
+        # The file may have more rows, of tokens that its tokenizer lacks.
+        ranges = (at.indices(n) for at, n in zip(index, shape.shape, strict=True))
+        index = tuple(slice(begin, end) for begin, end, _ in ranges)
         return llama.part(transformer.config, keys, index, read).astype(np.float32)
 
       return jax.make_array_from_callback(shape.shape, at, part)

@@ -37,12 +37,14 @@ class Model:
     transformer, params: the model.
     tokenizer: its own.
     length: positions that it was trained on.
+    ends: tokens at which it stops, besides the end of a document.
   """
 
   transformer: Transformer
   params: Params
   tokenizer: Tokenizer
   length: int
+  ends: tuple[int, ...] = ()
 
   def generate(
     self,
@@ -115,8 +117,8 @@ class Model:
 
   @property
   def _generator(self) -> Generator:
-    end = self.tokenizer.end_of_document
-    return Generator(self.transformer, self.params, end, self.length)
+    ends = (self.tokenizer.end_of_document, *self.ends)
+    return Generator(self.transformer, self.params, ends, self.length)
 
   def logits(self, tokens: np.ndarray) -> np.ndarray:
     """Returns f32[b, t, v] of tokens i32[b, t]."""
@@ -124,7 +126,7 @@ class Model:
 
   def likeliest(self, tokens: np.ndarray, n: int) -> np.ndarray:
     """Returns the n likeliest tokens after each row, whatever ends a text."""
-    generator = Generator(self.transformer, self.params, -1, self.length)
+    generator = Generator(self.transformer, self.params, (-1,), self.length)
     return np.array(generator(tokens.tolist(), n, GREEDY))
 
 
@@ -147,14 +149,10 @@ def load(folder: str | Path) -> Model:
   """
   folder = Path(folder).expanduser()
   config, vocab_size, length = hf.described(folder)
-  tokenizer = Tokenizer(folder)
-  if tokenizer.vocab_size > vocab_size:
-    raise UserError(
-      f"{folder} has {vocab_size} tokens in config.json, but {tokenizer.vocab_size} in"
-      " tokenizer.json: take both from one model."
-    )
+  tokenizer = hf.tokenizer_of(folder, vocab_size)
   params = jax.tree.map(jnp.asarray, hf.weights(folder, config))
-  return Model(Transformer(config, vocab_size, PLAIN), params, tokenizer, length)
+  transformer = Transformer(config, vocab_size, PLAIN)
+  return Model(transformer, params, tokenizer, length, hf.ends(folder))
 
 
 def of_cell(cell: Specialization) -> Model:
@@ -209,14 +207,21 @@ def _show(
   back, shown, text = max((len(s) - 1 for s in stop), default=0), 0, ""
   for (text,) in model.stream([prompt], tokens, sampling, stop, seed):
     # What may yet become a character, or a text at which to stop, waits.
-    known = prompt + text[: len(text) - back].rstrip(_UNFINISHED)
+    known = prompt + text[: max(0, len(text) - back)].rstrip(_UNFINISHED)
     print(known[shown:], end="", flush=True)
     shown = max(shown, len(known))
   print((prompt + text)[shown:], flush=True)
 
 
 def check_flags(
-  *, prompt: str, prompts: str, batch: int, tokens: int, stop: Sequence[str], **others: Any
+  *,
+  prompt: str,
+  prompts: str,
+  batch: int,
+  tokens: int,
+  stop: Sequence[str],
+  seed: int,
+  **sampling: Any,
 ) -> None:
   """Looks at what is asked before anything is read.
 
@@ -230,4 +235,10 @@ def check_flags(
       "What to go on from? Give --prompt=TEXT or --prompts=FILE, and --tokens and --batch of at"
       " least 1; a --stop is no empty text."
     )
-  Sampling(**{name: others[name] for name in ("temperature", "top_k", "top_p")})
+  if not 0 <= seed < 1 << 32:
+    raise UserError(f"--seed={seed} must be at least 0 and below {1 << 32}.")
+  try:
+    "".join([prompt, *stop]).encode()
+  except UnicodeEncodeError:
+    raise UserError("--prompt and --stop are no UTF-8: write them anew.") from None
+  Sampling(**sampling)

@@ -80,12 +80,19 @@ def measure(
       for reader in [kind, _OURS] if (kind, dtype) == ("hf", "float32") else [kind]:
         target = workdir / "inference" / f"{cell}--{reader}-{dtype}.json"
         about = {"cell": cell, "format": kind, "dtype": dtype, "reader": reader}
-        about["export"] = artifact.fingerprint(artifact.made_from(folder))
+        about["export"] = artifact.fingerprint(_made_from(folder))
         if target.exists() and json.loads(target.read_text())["export"] == about["export"]:
           continue
         found = about | _apart(reader, folder, text)
         artifact.write_text(target, json.dumps(found, indent=1))
         print(f"inference {cell}: {_said(found)}", flush=True)
+
+
+def _made_from(folder: Path) -> dict[str, Any]:
+  try:
+    return artifact.made_from(folder)
+  except FileNotFoundError:
+    raise UserError(f"{folder} is not what `export` made: move it away.") from None
 
 
 def _said(found: Mapping[str, Any]) -> str:

@@ -83,12 +83,12 @@ footer {{ margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .8
 </html>
 """
 CONVENTIONS = (
-  "Perplexity is exp(NLL per token) of held-out test text with this study's tokenizer, over windows"
-  " that do not overlap, the first token predicted from the end-of-document token: perplexities of"
-  " different tokenizers do not compare, bits per byte do. The macro average is exp(mean over"
-  " domains of the mean NLL per token), each domain weighing the same; over seeds NLL is averaged"
-  " too. Generic text is held-out pretraining text, read by each domain's model and averaged alike."
-  " FLOPs are the model's matrix products, computed and not measured. The cost of N tasks is the"
-  " book of generic training plus N times that of specialization; for one method both are means"
-  " over its domains."
+  "Perplexity is exp(NLL per token) of held-out test text with this study's tokenizer, over"
+  " windows that do not overlap, the first token predicted from the one that is between"
+  " documents: perplexities of different tokenizers do not compare, bits per byte do. The macro"
+  " average is exp(mean over domains of the mean NLL per token), each domain weighing the same;"
+  " over seeds NLL is averaged too. Generic text is held-out pretraining text, read by each"
+  " domain's model and averaged alike. FLOPs are the model's matrix products, computed and not"
+  " measured. The cost of N tasks is the book of generic training plus N times that of"
+  " specialization; for one method both are means over its domains."
 )

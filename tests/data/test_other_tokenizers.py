@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 import tokenizers
-from tokenizers import normalizers
+from tokenizers import normalizers, processors
 
 import other_tokenizers
 import packages
@@ -46,6 +46,48 @@ def test_documents_begin_with_the_end_of_another_where_nothing_else_is_said(text
   made = taken(other_tokenizers.write(tmp_path, text, begin=begin), tmp_path / "made")
   assert made.begin_of_document == made.end_of_document == 2
   assert "begin" not in artifact.made_from(tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+  ("puts", "adds", "begin"),
+  [(True, None, "<s>"), (False, None, "</s>"), (True, False, "</s>"), (False, True, "<s>")],
+)
+def test_documents_begin_with_what_the_tokenizer_puts_before_texts(
+  text, tmp_path, puts, adds, begin
+):
+  found = tokenizers.Tokenizer.from_str(text)
+  if puts:
+    found.post_processor = processors.TemplateProcessing(
+      single="<s> $A </s>", pair=None, special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+  file = other_tokenizers.write(tmp_path, found.to_str())
+  about = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": adds}
+  (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+  made = taken(file, tmp_path / "made")
+  assert made.decode([made.begin_of_document]) == begin
+  assert Tokenizer(tmp_path).digest == made.digest
+
+
+def test_settings_of_its_last_caller_change_nothing(text, tmp_path):
+  plain = taken(other_tokenizers.write(tmp_path, text), tmp_path / "plain")
+  found = tokenizers.Tokenizer.from_str(text)
+  found.enable_truncation(8)
+  found.enable_padding(pad_id=2, pad_token="</s>")
+  made = taken(other_tokenizers.write(tmp_path, found.to_str()), tmp_path / "made")
+  some = [packages.TEXT[0], "a"]
+  for ids, wanted in zip(made.encode_batch(some), plain.encode_batch(some), strict=True):
+    assert ids.tolist() == wanted.tolist()
+  assert made.digest == plain.digest
+
+
+def test_one_whose_ids_do_not_follow_one_another_is_refused(text, tmp_path):
+  found = json.loads(text)
+  vocab = found["model"]["vocab"]
+  vocab[max(vocab, key=vocab.get)] = 999
+  file = other_tokenizers.write(tmp_path, json.dumps(found))
+  for make in (lambda: taken(file, tmp_path / "made"), lambda: Tokenizer(tmp_path)):
+    with pytest.raises(UserError, match=f"has {VOCAB} tokens, whose ids are not 0 to {VOCAB - 1}:"):
+      make()
 
 
 def test_what_usually_ends_documents_begins_them(tmp_path):

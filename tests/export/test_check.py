@@ -20,16 +20,16 @@ def test_a_reader_that_makes_something_else_of_the_files_is_noticed(tmp_path, dt
   """As llama.cpp would, if the heads of queries were not paired: the files read back are right."""
   of = packages.transformer()
   params = packages.perturbed(of.initialize(jax.random.key(0)))
-  package, out = packages.package(of, params, tmp_path), tmp_path / "out"
+  package = dataclasses.replace(packages.package(of, params, tmp_path), begin=7)
+  out, made = tmp_path / "out", FORMATS["gguf"]
   out.mkdir()
-  made = FORMATS["gguf"]
   made.write(package, out, dtype)
   back = made.weights(out, of.config)
   rows = np.random.default_rng(1).integers(0, packages.VOCAB, (9, packages.LENGTH + 1), np.int32)
   held_out = mock.Mock(spec=Store, n_rows=9)
   held_out.rows.side_effect = rows.__getitem__
   held_out.mask.side_effect = np.ones((9, packages.LENGTH), bool).__getitem__
-  encode = lambda text: [package.end, *Tokenizer(tmp_path).encode_batch([text])[0].tolist()]  # noqa: E731
+  encode = lambda text: [7, *Tokenizer(tmp_path).encode_batch([text])[0].tolist()]  # noqa: E731
 
   def found(params, encode=encode, generate=None):
     reader = Reader(check.own(of, params), generate, encode)

@@ -218,6 +218,10 @@ def test_widths_that_do_not_quantize(made, dtype):
     ({"hidden_act": "gelu"}, "hidden_act='gelu' instead of 'silu'"),
     ({"attention_bias": True}, "attention_bias=True instead of False"),
     ({"rope_scaling": {"rope_type": "llama3"}}, r"scales its rotary positions \(llama3\)"),
+    ({"rope_scaling": "linear"}, r"scales its rotary positions \(linear\)"),
+    ({"rope_parameters": {"rope_theta": "1e4"}}, "has sizes that are no numbers above 0"),
+    ({"num_key_value_heads": "8"}, "has sizes that are no numbers above 0"),
+    ({"rms_norm_eps": "1e-5"}, "has sizes that are no numbers above 0"),
     ({"head_dim": 99}, "heads of 99 features"),
     ({"hidden_size": None}, "has no field hidden_size"),
     ({"quantization": {"bits": 4}}, r"quantization=\{'bits': 4\} instead of None"),
@@ -264,7 +268,10 @@ def test_damaged_and_foreign_files(made):
   index = folder / "model.safetensors.index.json"
   index.write_text("{")
   refused(r"index.json is damaged")
-  index.write_text("{}")
+  for there in ({}, {"weight_map": []}, {"weight_map": {"model.norm.weight": 1}}):
+    index.write_text(json.dumps(there))
+    refused("index.json does not say where tensors are: copy it anew")
+  index.write_text(json.dumps({"weight_map": {}}))
   refused("has no tensor model.embed_tokens.weight: copy all files of a whole Llama")
   config.unlink()
   refused("has no config.json: name a folder that `export` or transformers wrote")

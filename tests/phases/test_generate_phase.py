@@ -46,6 +46,14 @@ def test_what_may_be_a_stop_is_not_shown(model, capsys, at):
   assert capsys.readouterr().out == whole[: whole.index(stop)] + "\n"
 
 
+def test_nothing_of_a_stop_is_shown_where_it_comes_first(model, capsys):
+  asked = dict(prompt="a", prompts="", batch=1, tokens=60, seed=1, temperature=1.0)
+  generate.answer(model, stop=[], **asked)
+  stop = capsys.readouterr().out[1:40]
+  generate.answer(model, stop=[stop], **asked)
+  assert capsys.readouterr().out == "a\n"
+
+
 def test_lines_of_a_file_do_not_depend_on_the_batch(model, tmp_path, capsys):
   file = tmp_path / "prompts"
   file.write_text("a\nb\u2028c\n\na\n")

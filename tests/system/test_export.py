@@ -284,9 +284,10 @@ def test_what_cannot_come_back(made, command, tmp_path):
       main.main([*arguments, "--only=dense", f"--model={model}", *flags])
 
   bring("has no config.json: name a folder that", model=tmp_path)
+  bring("Which model", model="")
   bring(r"was trained on 16 positions: set --config.sequence_length=16", sequence_length=32)
   bring(r"not of dense's size: set --config.sizes.slm.d_mlp=16", sizes__slm__d_mlp=24)
-  bring(r"has 300 tokens in config.json and 300 in", tokenizer__vocab_size=400)
+  bring(r"set --config.tokenizer.vocab_size=300", tokenizer__vocab_size=400)
   tokenizer = json.loads((folder / "tokenizer.json").read_text())
   ids, (first, second) = tokenizer["model"]["vocab"], [*tokenizer["model"]["vocab"]][-2:]
   ids[first], ids[second] = ids[second], ids[first]
@@ -364,6 +365,10 @@ def test_exports_are_measured_by_their_readers(made, command, tmp_path):
     (["--prompts=/nowhere"], "--prompts=/nowhere cannot be read"),
     (["--prompt=a", "--stop="], "a --stop is no empty text"),
     (["--prompt=a", "--top_p=2"], "top_p=2 must be"),
+    (["--prompt=a", "--temperature=nan"], "temperature=nan, .* must be"),
+    (["--prompt=a", "--seed=-1"], "--seed=-1 must be at least 0 and below 4294967296"),
+    (["--prompt=a", f"--seed={1 << 32}"], "--seed=4294967296 must be"),
+    (["--prompt=\udcff"], "--prompt and --stop are no UTF-8"),
   ],
 )
 def test_what_is_no_question(command, flags, sentence):

@@ -1,16 +1,22 @@
 """Parameters that are taken as they are teach others, and are specialized."""
 
+import contextlib
 import json
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
+from safetensors.numpy import load_file, save_file
 
 import every_method
 import other_tokenizers
 import tiny_study
 from specialization import main
+from specialization.checkpoint import Checkpoints
 from specialization.errors import UserError
+from specialization.export import hf
 from specialization.phases import generate
 
 
@@ -77,3 +83,60 @@ def test_a_model_with_another_tokenizer_comes_and_goes(tmp_path, capsys):
   assert (model._text("", ids), model._text("court", ids)) == ("judge", " judge")
   main.main(["generate", f"--model={folder}", *asked])
   assert capsys.readouterr().out == goes_on
+
+
+def test_embeddings_of_no_token_are_left_out(tmp_path, capsys):
+  """As where a model's were made a round number; what is sharded over devices is cut alike."""
+  corpus, out = tmp_path / "corpus", tmp_path / "out"
+  tiny_study.write_corpus(corpus)
+
+  def run(verb, *flags, **fields):
+    line = tiny_study.arguments(verb, corpus, tmp_path / "study", **fields)
+    main.main([*line, "--only=dense", *flags])
+    return capsys.readouterr().out
+
+  size = {"sizes__slm__tie_embeddings": False}
+  run("pretrain", **size)
+  run("export", "--expert=0", f"--to={out}", **size)
+  (folder,) = out.glob("*/hf-float32")
+  whole, file = generate.load(folder), folder / "model.safetensors"
+  tensors = load_file(file)
+  for name in ("model.embed_tokens.weight", "lm_head.weight"):
+    tensors[name] = np.pad(tensors[name], ((0, 20), (0, 0)), constant_values=9.0)
+  save_file(tensors, file)
+  about = json.loads((folder / "config.json").read_text())
+  (folder / "config.json").write_text(json.dumps(about | {"vocab_size": 320}))
+  said = run("import", f"--model={folder}", "--mesh=fsdp", **size)
+  assert (
+    "but those of 20 tokens that its tokenizer lacks. Texts begin with <|endoftext|> and" in said
+  )
+  place = Path(re.match("import: (.*) has the parameters", said)[1])
+  with contextlib.closing(Checkpoints(place, read_only=True)) as opened:
+    np.testing.assert_array_equal(
+      opened.leaf(0, ("embedding", "table")), whole.params["embedding"]["table"]
+    )
+    np.testing.assert_array_equal(
+      opened.leaf(0, ("head", "kernel")), whole.params["head"]["kernel"]
+    )
+  file = folder / "tokenizer.json"
+  about = json.loads((folder / "config.json").read_text())
+  (folder / "config.json").write_text(json.dumps(about | {"vocab_size": 299}))
+  save_file(
+    {n: t[:299] if t.shape[0] == 320 else t for n, t in tensors.items()},
+    folder / "model.safetensors",
+  )
+  with pytest.raises(
+    UserError, match=r"has 299 tokens in config.json, but 300 in tokenizer.json: take"
+  ):
+    run("import", f"--model={folder}", **size)
+
+
+def test_a_folder_may_stop_at_several_tokens(tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 4}))
+  assert hf.ends(tmp_path) == (4,)
+  (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [4, 9]}))
+  assert hf.ends(tmp_path) == (4, 9)
+  (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
+  assert hf.ends(tmp_path) == (4,)
+  (tmp_path / "config.json").write_text("{}")
+  assert hf.ends(tmp_path) == ()
