@@ -58,3 +58,20 @@ def test_a_reader_that_makes_something_else_of_the_files_is_noticed(tmp_path, dt
     UserError, match=r"was removed \(it goes on with tokens that are \d\.?\d* nats"
   ):
     checked(found(back, generate=functools.partial(likeliest, seen=4)))
+
+
+def test_differences_are_those_of_all_rows():
+  ours = np.random.default_rng(0).normal(size=(4, 5, 11))
+  theirs = ours.copy()
+  theirs[2, 3] += np.eye(11)[ours[2, 3].argmin()] * 20
+
+  def logits(of):
+    return lambda rows: of[rows[:, 0]]
+
+  rows = np.arange(4)[:, None].repeat(5, 1)
+  for order in (rows, rows[::-1]):
+    found = check._difference(logits(ours), logits(ours), logits(theirs), order)
+    assert found[:2] == (pytest.approx(20), 19 / 20)
+    assert found[2] == pytest.approx(check._divergence(ours, theirs))
+  near = check._difference(logits(ours), logits(theirs), logits(theirs), rows)
+  assert near == (pytest.approx(20), 19 / 20, 0)

@@ -46,10 +46,11 @@ def test_what_may_be_a_stop_is_not_shown(model, capsys, at):
   assert capsys.readouterr().out == whole[: whole.index(stop)] + "\n"
 
 
-def test_nothing_of_a_stop_is_shown_where_it_comes_first(model, capsys):
+@pytest.mark.parametrize("length", range(2, 60, 4))
+def test_nothing_of_a_stop_is_shown_where_it_comes_first(model, capsys, length):
   asked = dict(prompt="a", prompts="", batch=1, tokens=60, seed=1, temperature=1.0)
   generate.answer(model, stop=[], **asked)
-  stop = capsys.readouterr().out[1:40]
+  stop = capsys.readouterr().out[1 : 1 + length]
   generate.answer(model, stop=[stop], **asked)
   assert capsys.readouterr().out == "a\n"
 

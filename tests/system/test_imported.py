@@ -79,6 +79,7 @@ def test_a_model_with_another_tokenizer_comes_and_goes(tmp_path, capsys):
   assert goes_on.startswith("court")
   model = generate.load(folder)
   ids = model.tokenizer.encode_batch(["judge"])[0].tolist()
+  assert model.ends == (2,)
   assert model._encode(["judge"]) == [[1, *ids]]
   assert (model._text("", ids), model._text("court", ids)) == ("judge", " judge")
   main.main(["generate", f"--model={folder}", *asked])
