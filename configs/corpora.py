@@ -29,7 +29,7 @@ def embedded(config: ConfigDict) -> None:
 
 def documentation(config: ConfigDict) -> None:
   """Manuals, reference works and essays: generic text in c4's format, domains in the Pile's."""
-  config.data.folder = "../shared/corpus"
+  config.data.folder = "corpus"  # it does not come with the project
   config.data.generic = dict(
     train=("generic-train.*.json.gz",),
     validation=("generic-validation.*.json.gz",),

@@ -2,7 +2,7 @@
 
 bash launch/quickstart.sh
 
-Minutes on two CPU cores; README.md shows the table that comes out.
+Minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -26,7 +26,7 @@ def test_outputs_are_stripped(path):
 
 def test_quickstart_ends_with_a_report(tmp_path, monkeypatch):
   monkeypatch.setenv("WORKDIR", str(tmp_path))
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")
   monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
   notebook = read(ROOT / "colabs/quickstart.ipynb")
   client = nbclient.NotebookClient(

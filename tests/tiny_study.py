@@ -44,7 +44,7 @@ def environment() -> dict[str, str]:
   """Returns variables with which a subprocess compiles fast, or finds it in the tests' cache."""
   return os.environ | {
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
     "PYTHONPATH": str(ROOT),
