@@ -21,7 +21,7 @@ def linked(original: ConfigDict) -> ConfigDict:
 
 
 def size(d_model: int, n_layers: int, n_heads: int, d_mlp: int) -> ConfigDict:
-  """One transformer. Widths are multiples of 32, in blocks of which exported models quantize."""
+  """One transformer. Widths are multiples of 64, so that all formats quantize what is exported."""
   return ConfigDict(
     dict(
       d_model=d_model,  # features; even multiple of n_heads

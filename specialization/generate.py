@@ -35,8 +35,8 @@ class Sampling:
   def __post_init__(self) -> None:
     if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
       raise UserError(
-        f"temperature={self.temperature:g}, top_k={self.top_k} and top_p={self.top_p:g} must be at"
-        " least 0, at least 0, and above 0 but at most 1."
+        f"temperature={self.temperature:g}, top_k={self.top_k} and top_p={self.top_p:g} must be"
+        " finite and at least 0, at least 0, and above 0 but at most 1."
       )
 
 

@@ -74,7 +74,7 @@ def start(coordinator: str, count: int, index: int, timeout: int) -> None:
       " --process."
     ) from error
   _place.index, _place.count = jax.process_index(), jax.process_count()
-  if compile_anew():
+  if must_compile_anew():
     jax.config.update("jax_enable_compilation_cache", False)
   if not are_several():  # JAX has taken the signal, and whoever is alone does not ask it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -87,7 +87,7 @@ def are_several() -> bool:
   return _place.count > 1
 
 
-def compile_anew() -> bool:
+def must_compile_anew() -> bool:
   """Whether no program may come from the compilation cache.
 
   Between CPUs messages are told apart by their order alone, and a program that comes from there has

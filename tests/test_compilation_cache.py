@@ -39,4 +39,5 @@ def test_the_compilation_cache_is_for_a_single_process_on_cpus(tmp_path, count, 
   finally:
     for process in running:
       process.kill()
+      process.wait()
   assert any(tmp_path.iterdir()) == is_used

@@ -131,6 +131,13 @@ def test_a_cache_that_cannot_be_written(tmp_path):
   assert "cannot be written (Not a directory): set compilation_cache" in found["compilation cache"]
 
 
+def test_a_cache_that_several_processes_cannot_use(tmp_path, monkeypatch):
+  monkeypatch.setattr(doctor.processes, "are_several", lambda: True)
+  found = doctor._cache(load(tmp_path))
+  assert not found.is_problem
+  assert found.text == "none: several processes on CPUs cannot use one"
+
+
 def test_a_cache_of_somebody_else(tmp_path, monkeypatch):
   def refuse(dir):
     raise PermissionError(13, "Permission denied")

@@ -47,6 +47,7 @@ class Tokenizer:
     self._folder = folder
     self._tokenizer = _opened(folder / _FILE)
     self._begin, self._end = _around(self._tokenizer, folder / _FILE)
+    self._vocab_size = _size(self._tokenizer)
 
   @property
   def file(self) -> Path:
@@ -70,8 +71,8 @@ class Tokenizer:
 
   @property
   def vocab_size(self) -> int:
-    """Number of entries, the end of a document included."""
-    return self._tokenizer.get_vocab_size()
+    """Number of ids, the end of a document included; where some are left out, up to the last."""
+    return self._vocab_size
 
   @property
   def end_of_document(self) -> int:
@@ -80,7 +81,7 @@ class Tokenizer:
 
   @property
   def begin_of_document(self) -> int:
-    """Id of the token that comes before each document: the end of the last one, or its own."""
+    """Id of the token before each document: one of its own, or the end of the one before."""
     return self._begin.id
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -98,28 +99,28 @@ class Tokenizer:
 
 
 def _opened(file: Path) -> tokenizers.Tokenizer:
-  """Returns the tokenizer in a file, as it is with whole texts, whatever they spell.
+  """Returns the tokenizer in a file, which cuts and pads no text and takes special tokens for text.
 
   Raises:
-    UserError: it cannot be read, or ids of tokens are missing.
+    UserError: it cannot be read.
   """
   try:
     found = tokenizers.Tokenizer.from_file(str(file))
   except Exception as error:  # The library raises nothing more precise.
-    raise UserError(f"{file} is no tokenizer.json that can be read ({error}).") from None
+    raise UserError(
+      f"{file} is no tokenizer.json that can be read ({error}): copy it anew, or name another one."
+    ) from None
   # Settings of its last caller's that transformers writes too.
   found.no_truncation()
   found.no_padding()
   # A document that spells a special token (a manual on language models) must not end there. Neither
   # the file nor a pickle carries this setting.
   found.encode_special_tokens = True
-  size = found.get_vocab_size()
-  if sorted(found.get_vocab().values()) != list(range(size)):
-    raise UserError(
-      f"{file} has {size} tokens, whose ids are not 0 to {size - 1}: choose a tokenizer that leaves"
-      " none out."
-    )
   return found
+
+
+def _size(tokenizer: tokenizers.Tokenizer) -> int:
+  return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def _around(tokenizer: tokenizers.Tokenizer, file: Path) -> tuple[_Token, _Token]:
@@ -142,13 +143,14 @@ def _around(tokenizer: tokenizers.Tokenizer, file: Path) -> tuple[_Token, _Token
       ' "eos_token": copy that file too, or name there the token that ends documents.'
     )
   if (puts := said.get("add_bos_token")) is None:
-    begin = _known(tokenizer, *tokenizer.encode("", add_special_tokens=True).tokens[:1])
+    found = tokenizer.encode("x", add_special_tokens=True)
+    begin = _known(tokenizer, found.tokens[0]) if found.special_tokens_mask[0] else None
   else:
     begin = _known(tokenizer, said.get("bos_token")) if puts else None
   return begin or end, end
 
 
-def _known(tokenizer: tokenizers.Tokenizer, said: Any = None) -> _Token | None:
+def _known(tokenizer: tokenizers.Tokenizer, said: Any) -> _Token | None:
   text: Any = said.get("content") if isinstance(said, dict) else said
   found = tokenizer.token_to_id(text) if isinstance(text, str) else None
   return None if found is None else _Token(text, found)
@@ -198,10 +200,9 @@ def _copy(file: Path, vocab_size: int, folder: Path) -> Tokenizer:
         f"tokenizer.file={file} loses some text or takes text for"
         f" {' or '.join(sorted({begin.text, end.text}))}: choose one that knows all bytes."
       )
-  if given.get_vocab_size() != vocab_size:
+  if (size := _size(given)) != vocab_size:
     raise UserError(
-      f"tokenizer.file={file} has {given.get_vocab_size()} entries: set"
-      f" tokenizer.vocab_size={vocab_size} to that."
+      f"tokenizer.file={file} has {size} entries: set tokenizer.vocab_size={vocab_size} to that."
     )
   text = file.expanduser().read_text()
   wanted = {"file": artifact.fingerprint({"text": text})} | _unusual(begin, end)

@@ -26,7 +26,9 @@ _EXACT = 1e-4  # by how much logits may differ where no number changes
 # it at most, and heads that are turned wrongly 0.3.
 _APART = 5e-3
 _NEAR = 0.1  # nats, by which what a reader goes on with may be behind: caches have fewer bits
-_ODD = "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600 don't  {} 1234567"  # with the end of a document
+_ODD = (
+  "\x00  Was\n\n\u00df\u0416\u4e2d\U0001f600 don't  {} 1234567"  # with what is around documents
+)
 
 
 def own(transformer: Transformer, params: Params) -> Logits:
@@ -111,10 +113,10 @@ def _lost(whole: np.ndarray, back: np.ndarray) -> float:
 def _difference(
   ours: Logits, near: Logits, theirs: Logits, rows: np.ndarray
 ) -> tuple[float, float, float]:
-  """Returns by how much theirs differ from ours at most, how often both have the same likeliest
+  """Returns the largest difference of logits, the share of same likeliest tokens, KL(near, theirs).
 
-  token, and the mean KL of theirs from what is near to them. One row after another: of many
-  positions and a large vocabulary the logits take more memory than the model.
+  One row after another: of many positions and a large vocabulary the logits take more memory than
+  the model.
   """
   found = []
   for row in rows[:, None]:

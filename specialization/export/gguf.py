@@ -43,7 +43,7 @@ def write(package: Package, folder: Path, dtype: str) -> None:
     if (width := vars(c)[field]) % block:
       raise UserError(
         f"{package.name} has {field}={width}, and {dtype} takes numbers in blocks of {block}: train"
-        f" a size whose widths are multiples of {block} (of 256 for all types), or export f16."
+        f" a size whose widths are multiples of {block}, or export f16."
       )
   writer = gguf.GGUFWriter(folder / FILE, "llama", use_temp_file=True)
   writer.add_name(package.name)

@@ -48,6 +48,11 @@ def add(writer: Any, package: Package) -> None:
       f"The tokenizer of {package.name} is of no kind that is known here to be llama.cpp's too:"
       " export hf, and convert that with llama.cpp's own script, which knows more."
     )
+  if sorted(ids.values()) != list(range(package.vocab_size)):
+    raise UserError(
+      f"The tokenizer of {package.name} has {len(ids)} tokens, whose ids are not 0 to"
+      f" {package.vocab_size - 1}: export hf, and convert that with llama.cpp's own script."
+    )
   tokens = sorted(ids, key=ids.__getitem__)
   types = dict.fromkeys(tokens, gguf.TokenType.NORMAL)
   if kind == _MARKED:

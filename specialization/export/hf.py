@@ -73,7 +73,7 @@ def write_beside(package: Package, folder: Path, dtype: str) -> None:
   tokenizer = tokenizers.Tokenizer.from_file(str(package.tokenizer))
   before, after = map(tokenizer.id_to_token, (begin, end))
   found = json.loads(tokenizer.to_str()) | {"truncation": None, "padding": None}
-  # The model has seen no document without it. Not by the library: it takes some tokens apart.
+  # The model has seen no document without it. The library would split tokens at spaces and colons.
   first = {"SpecialToken": {"id": before, "type_id": 0}}
   a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
   found["post_processor"] = {
@@ -82,7 +82,7 @@ def write_beside(package: Package, folder: Path, dtype: str) -> None:
     "pair": [first, a, first, b],
     "special_tokens": {before: {"id": before, "ids": [begin], "tokens": [before]}},
   }
-  (folder / "tokenizer.json").write_text(json.dumps(found, ensure_ascii=False, indent=2))
+  (folder / "tokenizer.json").write_text(json.dumps(found, indent=2))
   about = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "bos_token": before,
@@ -168,13 +168,14 @@ def tokenizer_of(folder: Path, vocab_size: int) -> Tokenizer:
   if found.vocab_size > vocab_size:
     raise UserError(
       f"{folder} has {vocab_size} tokens in config.json, but {found.vocab_size} in tokenizer.json:"
-      " take both from one model, and out of added_tokens what that has not learned."
+      " take both from one model, or delete from added_tokens there what the model has no embedding"
+      " for."
     )
   return found
 
 
 def ends(folder: Path) -> tuple[int, ...]:
-  """Returns the ids at which a folder's model stops, besides what ends documents.
+  """Returns the ids at which a folder's model is said to stop.
 
   Raises:
     UserError: a file is damaged.
@@ -219,7 +220,7 @@ def _open(path: Path) -> Any:
   except OSError:  # The library raises no more precise one of a folder with that name.
     raise UserError(
       f"{path.parent} lacks {path.name}: name a folder that `export` or transformers wrote, with"
-      " all of its files (of PyTorch's, `save_pretrained` makes safetensors)."
+      " all of its files (one of pytorch_model.bin has to be saved anew by transformers)."
     ) from None
   except SafetensorError as error:
     raise UserError(f"{path} is damaged ({error}): copy or export it anew.") from error

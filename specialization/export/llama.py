@@ -1,5 +1,6 @@
 """The names and layouts that Hugging Face's LlamaForCausalLM has for the parameters, both ways."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -204,8 +205,8 @@ def from_json(found: Mapping[str, Any], where: str) -> tuple[ModelConfig, int, i
   kv_heads = found.get("num_key_value_heads") or heads
   theta = rope.get("rope_theta", found.get("rope_theta", 10_000.0))
   sizes, scales = (d, f, layers, heads, kv_heads, vocab_size, length), (theta, epsilon)
-  if any(not isinstance(n, int) for n in sizes) or not all(
-    isinstance(n, int | float) and n > 0 for n in (*sizes, *scales)
+  if any(type(n) is not int for n in sizes) or not all(
+    type(n) in (int, float) and 0 < n < math.inf for n in (*sizes, *scales)
   ):
     raise UserError(f"{where}/config.json has sizes that are no numbers above 0: copy it anew.")
   if (size := found.get("head_dim")) not in (None, d // heads):

@@ -20,6 +20,8 @@ from specialization.strict import to_dict
 from specialization.study import methods
 from specialization.train.state import TrainState
 
+_ROUNDED = 0.1  # of the rows of embeddings may be of no token, to make their number a round one
+
 
 def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") -> Path:
   """Returns the folder of checkpoints that has a model's parameters, on the mesh.
@@ -50,6 +52,12 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
         f"{folder} is not of {name}'s size: set {' '.join(fields)}, or choose --only."
       )
   tokenizer = hf.tokenizer_of(folder, vocab_size)
+  lacking = vocab_size - tokenizer.vocab_size
+  if lacking > _ROUNDED * vocab_size:
+    raise UserError(
+      f"{folder} has {vocab_size} tokens in config.json, but {tokenizer.vocab_size} in"
+      " tokenizer.json: take both from one model."
+    )
   if config.tokenizer.vocab_size != tokenizer.vocab_size:
     raise UserError(
       f"{folder} has {tokenizer.vocab_size} tokens in tokenizer.json: set"
@@ -79,11 +87,7 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
   before, after = (
     tokenizer.decode([token]) for token in (tokenizer.begin_of_document, tokenizer.end_of_document)
   )
-  more = (
-    f" but those of {n} tokens that its tokenizer lacks"
-    if (n := vocab_size - tokenizer.vocab_size)
-    else ""
-  )
+  more = f" but those of {lacking} tokens that its tokenizer lacks" if lacking else ""
   print(
     f"import: {target / 'checkpoints'} has the parameters of {folder}{more}. Texts begin with"
     f" {before} and end with {after}. With"

@@ -178,7 +178,9 @@ def bytes_per_device(tree: Any) -> int:
 
 def _cache(config: Config) -> Finding:
   subject, folder = "compilation cache", Path(config.compilation_cache).expanduser()
-  if not config.compilation_cache or processes.compile_anew():
+  if processes.must_compile_anew():
+    return Finding(subject, "none: several processes on CPUs cannot use one")
+  if not config.compilation_cache:
     return Finding(subject, "none, so that every start compiles anew")
   try:
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ class Model:
     transformer, params: the model.
     tokenizer: its own.
     length: positions that it was trained on.
-    ends: tokens at which it stops, besides the end of a document.
+    ends: tokens at which it stops, as it does at the end of a document.
   """
 
   transformer: Transformer

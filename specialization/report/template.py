@@ -84,7 +84,7 @@ footer {{ margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .8
 """
 CONVENTIONS = (
   "Perplexity is exp(NLL per token) of held-out test text with this study's tokenizer, over"
-  " windows that do not overlap, the first token predicted from the one that is between"
+  " windows that do not overlap, the first token predicted from the one that comes before"
   " documents: perplexities of different tokenizers do not compare, bits per byte do. The macro"
   " average is exp(mean over domains of the mean NLL per token), each domain weighing the same;"
   " over seeds NLL is averaged too. Generic text is held-out pretraining text, read by each"

@@ -6,9 +6,11 @@ import os
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from jax import export
 from safetensors.numpy import load_file
 
+import other_tokenizers
 import packages
 from specialization import sharding
 from specialization.errors import UserError
@@ -222,6 +224,7 @@ def test_widths_that_do_not_quantize(made, dtype):
     ({"rope_parameters": {"rope_theta": "1e4"}}, "has sizes that are no numbers above 0"),
     ({"num_key_value_heads": "8"}, "has sizes that are no numbers above 0"),
     ({"rms_norm_eps": "1e-5"}, "has sizes that are no numbers above 0"),
+    ({"rope_theta": float("inf")}, "has sizes that are no numbers above 0"),
     ({"head_dim": 99}, "heads of 99 features"),
     ({"hidden_size": None}, "has no field hidden_size"),
     ({"quantization": {"bits": 4}}, r"quantization=\{'bits': 4\} instead of None"),
@@ -234,6 +237,21 @@ def test_what_is_no_plain_llama(made, change, sentence):
   found = {name: value for name, value in found.items() if change.get(name, 0) is not None}
   with pytest.raises(UserError, match=sentence):
     llama.from_json(found, "there")
+
+
+@pytest.mark.parametrize("begin", ["<s>", "<b: os>", "$A"])
+def test_texts_begin_with_one_token_however_it_is_spelled(tmp_path, begin):
+  text = other_tokenizers.marked(packages.TEXT, packages.VOCAB).replace('"<s>"', f'"{begin}"')
+  other_tokenizers.write(tmp_path, text, begin=begin)
+  of, out = packages.transformer(), tmp_path / "out"
+  out.mkdir()
+  package = packages.package(of, of.initialize(jax.random.key(0)), tmp_path, text)
+  hf.write_beside(package, out, "float32")
+  written = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+  plain = written.encode("The judge", add_special_tokens=False).ids
+  assert package.begin == 1
+  assert written.encode("The judge").ids == [1, *plain]
+  assert written.encode("The judge", "The judge").ids == [1, *plain, 1, *plain]
 
 
 @pytest.mark.parametrize("made", [{}], ids=str, indirect=True)

@@ -131,6 +131,14 @@ def test_what_llama_cpp_would_cut_otherwise_is_refused(tmp_path, name, alter):
     written(tmp_path, json.dumps(found))
 
 
+def test_ids_with_a_hole_are_refused(tmp_path):
+  found = json.loads(other_tokenizers.byte_level(packages.TEXT, packages.VOCAB, "gpt-2"))
+  vocab = found["model"]["vocab"]
+  vocab[max(vocab, key=vocab.__getitem__)] = 999
+  with pytest.raises(UserError, match="has 320 tokens, whose ids are not 0 to 999: export hf"):
+    written(tmp_path, json.dumps(found))
+
+
 def test_the_file_may_leave_out_what_is_usual(tmp_path):
   found = json.loads(other_tokenizers.byte_level(packages.TEXT, packages.VOCAB, "gpt-2"))
   del found["model"]["type"], found["pre_tokenizer"]["use_regex"], found["normalizer"]

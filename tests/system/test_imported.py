@@ -119,8 +119,13 @@ def test_embeddings_of_no_token_are_left_out(tmp_path, capsys):
     np.testing.assert_array_equal(
       opened.leaf(0, ("head", "kernel")), whole.params["head"]["kernel"]
     )
-  file = folder / "tokenizer.json"
-  about = json.loads((folder / "config.json").read_text())
+  (folder / "config.json").write_text(json.dumps(about | {"vocab_size": 340}))
+  more = {n: np.pad(t, ((0, 20), (0, 0))) if t.shape[0] == 320 else t for n, t in tensors.items()}
+  save_file(more, folder / "model.safetensors")
+  with pytest.raises(
+    UserError, match=r"has 340 tokens in config.json, but 300 in .*: take both from"
+  ):
+    run("import", f"--model={folder}", **size)
   (folder / "config.json").write_text(json.dumps(about | {"vocab_size": 299}))
   save_file(
     {n: t[:299] if t.shape[0] == 320 else t for n, t in tensors.items()},
