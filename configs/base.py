@@ -30,6 +30,7 @@ def size(d_model: int, n_layers: int, n_heads: int, d_mlp: int) -> ConfigDict:
       n_kv_heads=n_heads,  # key and value heads; divides n_heads (fewer: grouped-query attention)
       d_mlp=d_mlp,  # hidden units of the gated MLP (three kernels; two thirds of an ungated one's)
       rope_theta=10_000.0,  # base of the rotary embedding's wavelengths
+      rope_scaling=(),  # or Llama 3.1's: factor, low_freq_factor, high_freq_factor, original length
       norm_epsilon=1e-5,  # added to the mean square in RMSNorm
       tie_embeddings=True,  # the output layer is the embedding table
     )

@@ -6,10 +6,11 @@ and the constraints that a machine can check.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from specialization.errors import UserError
 from specialization.method import CHOICES, MethodConfig, TrainConfig
-from specialization.strict import at_least, one_of, plain_names
+from specialization.strict import at_least, one_of, plain_names, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,11 @@ class ClustersConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """One transformer: a strict subset of Hugging Face's LlamaForCausalLM."""
+  """One transformer: a strict subset of Hugging Face's LlamaForCausalLM.
+
+  `rope_scaling` is (): none, or Llama 3.1's factor, low_freq_factor, high_freq_factor and
+  original_max_position_embeddings.
+  """
 
   d_model: int
   n_layers: int
@@ -80,9 +85,19 @@ class ModelConfig:
   rope_theta: float
   norm_epsilon: float
   tie_embeddings: bool
+  rope_scaling: tuple[float, ...] = ()
 
   def __post_init__(self) -> None:
     at_least(1, self, "d_model", "n_layers", "n_heads", "n_kv_heads", "d_mlp")
+    if self.rope_scaling and not (
+      len(self.rope_scaling) == 4
+      and min(self.rope_scaling) > 0
+      and self.rope_scaling[1] < self.rope_scaling[2]
+    ):
+      raise UserError(
+        f"rope_scaling={self.rope_scaling} must be () or four numbers above 0: factor,"
+        " low_freq_factor, the larger high_freq_factor and original_max_position_embeddings."
+      )
     if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
       raise UserError(
         f"d_model={self.d_model} must be an even multiple of n_heads={self.n_heads}: rotary"
@@ -94,6 +109,10 @@ class ModelConfig:
   @property
   def head_dim(self) -> int:
     return self.d_model // self.n_heads
+
+  def for_hash(self) -> dict[str, Any]:
+    """Returns its fields; hashes of before positions could be scaled stay valid."""
+    return {k: v for k, v in to_dict(self).items() if k != "rope_scaling" or v}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
@@ -85,8 +86,26 @@ class RMSNorm(nn.Module):
     return (wide * inverse * scale).astype(x.dtype)
 
 
+def slowed(half: int, theta: float, scaling: tuple[float, ...]) -> Float[np.ndarray, "{half}"]:
+  """Returns what is left of each rotary frequency under `ModelConfig.rope_scaling`.
+
+  Of waves longer than the original length over low_freq_factor one over factor, of those shorter
+  than it over high_freq_factor all, and in between a mean of both (Llama 3.1, arXiv 2407.21783;
+  "llama3" in transformers).
+  """
+  if not scaling:
+    return np.ones(half)
+  factor, low, high, length = scaling
+  waves = length * theta ** (-np.arange(half) / half) / (2 * np.pi)  # in the original length
+  kept = np.clip((waves - low) / (high - low), 0, 1)
+  return kept + (1 - kept) / factor
+
+
 def rotate(
-  x: Float[Array, "*n t k"], theta: float, positions: Int[Array, "b t"] | None = None
+  x: Float[Array, "*n t k"],
+  theta: float,
+  positions: Int[Array, "b t"] | None = None,
+  scaling: tuple[float, ...] = (),
 ) -> Float[Array, "*n t k"]:
   """Rotary position embedding (arXiv 2104.09864), halves convention, as in Llama on HF.
 
@@ -94,9 +113,12 @@ def rotate(
     x: heads of queries or keys.
     theta: base of the frequencies.
     positions: of each row's tokens, for x of [b, h, t, k]; None: from 0 on in all.
+    scaling: of the frequencies, as in `slowed`.
   """
   half = x.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  if scaling:
+    frequency *= slowed(half, theta, scaling).astype(np.float32)
   at = jnp.arange(x.shape[-2]) if positions is None else positions[:, None]
   angle = at.astype(jnp.float32)[..., None] * frequency
   cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
@@ -123,8 +145,8 @@ class Attention(nn.Module):
       y = constrain(y, *BATCH, "length", "heads")
       return y.reshape(*y.shape[:-1], count, c.head_dim).swapaxes(-3, -2)
 
-    query = rotate(heads("query", c.n_heads), c.rope_theta, positions)
-    key = rotate(heads("key", c.n_kv_heads), c.rope_theta, positions)
+    query = rotate(heads("query", c.n_heads), c.rope_theta, positions, c.rope_scaling)
+    key = rotate(heads("key", c.n_kv_heads), c.rope_theta, positions, c.rope_scaling)
     value = heads("value", c.n_kv_heads)
     if cache is not None:
       assert layer is not None

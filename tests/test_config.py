@@ -150,12 +150,24 @@ def test_what_can_only_mean_one_thing_is_taken(where, value, parsed):
     ({"n_kv_heads": 3}, "n_heads=4 must be a multiple of n_kv_heads=3"),
     ({"n_heads": 0}, "n_heads=0 must be at least 1"),
     ({"d_mlp": -1}, "d_mlp=-1 must be at least 1"),
+    ({"rope_scaling": (8.0,)}, "must be \\(\\) or four numbers above 0"),
+    ({"rope_scaling": (8.0, 1.0, 4.0, 0.0)}, "must be \\(\\) or four numbers above 0"),
+    ({"rope_scaling": (8.0, 4.0, 4.0, 64.0)}, "must be .* the larger high_freq_factor"),
   ],
 )
 def test_impossible_models(changes, sentence):
   fields = dict(d_model=32, n_layers=1, n_heads=4, n_kv_heads=2, d_mlp=8) | changes
   with pytest.raises(UserError, match=sentence):
     ModelConfig(**fields, rope_theta=1e4, norm_epsilon=1e-5, tie_embeddings=True)
+
+
+def test_hashes_do_not_say_that_positions_are_not_scaled():
+  plain = ModelConfig(32, 1, 4, 2, 8, 1e4, 1e-5, True)
+  scaled = dataclasses.replace(plain, rope_scaling=(8.0, 1.0, 4.0, 64.0))
+  assert scaled.for_hash() == plain.for_hash() | {"rope_scaling": [8.0, 1.0, 4.0, 64.0]}
+  assert set(plain.for_hash()) == {field.name for field in dataclasses.fields(plain)} - {
+    "rope_scaling"
+  }
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from specialization import layers
 from specialization.config import ModelConfig
 from specialization.errors import UserError
 from specialization.export import gguf_tokenizer, llama
@@ -60,6 +61,9 @@ def write(package: Package, folder: Path, dtype: str) -> None:
   writer.add_rope_freq_base(c.rope_theta)
   writer.add_layer_norm_rms_eps(c.norm_epsilon)
   gguf_tokenizer.add(writer, package)
+  if c.rope_scaling:  # By what llama.cpp divides each frequency.
+    kept = layers.slowed(c.head_dim // 2, c.rope_theta, c.rope_scaling)
+    writer.add_tensor("rope_freqs.weight", (1 / kept).astype(np.float32))
   rename = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layers).get_name
   for name, array in package.tensors():
     type_name = embedding if name in ("model.embed_tokens.weight", "lm_head.weight") else kernels

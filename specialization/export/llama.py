@@ -147,7 +147,7 @@ def to_json(
     "max_position_embeddings": length,
     "rms_norm_eps": config.norm_epsilon,
     "rope_theta": config.rope_theta,
-    "rope_scaling": None,
+    "rope_scaling": _scaling(config),
     "attention_bias": False,
     "mlp_bias": False,
     "attention_dropout": 0.0,
@@ -158,6 +158,16 @@ def to_json(
     "dtype": dtype,
     "torch_dtype": dtype,
   }
+
+
+_SCALED = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def _scaling(config: ModelConfig) -> dict[str, Any] | None:
+  if not config.rope_scaling:
+    return None
+  *factors, length = config.rope_scaling
+  return {"rope_type": "llama3"} | dict(zip(_SCALED, [*factors, int(length)], strict=True))
 
 
 _KNOWN: dict[str, tuple[Any, ...]] = {  # None: not written, since it is the default
@@ -185,11 +195,12 @@ def from_json(found: Mapping[str, Any], where: str) -> tuple[ModelConfig, int, i
   rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
   rope = rope if isinstance(rope, dict) else {"rope_type": rope}
   kind = rope.get("rope_type", rope.get("type", "default"))
-  if kind != "default":
+  if kind not in ("default", "llama3"):
     raise UserError(
-      f"{where} scales its rotary positions ({kind}), which this transformer does not: choose a"
-      " Llama without rope_scaling."
+      f"{where} scales its rotary positions in a way that is unknown here ({kind}): choose a Llama"
+      " with rope_type llama3 or without rope_scaling."
     )
+  scaling: list[Any] = [rope.get(name) for name in _SCALED] if kind == "llama3" else []
   names = (
     "hidden_size",
     "intermediate_size",
@@ -204,7 +215,8 @@ def from_json(found: Mapping[str, Any], where: str) -> tuple[ModelConfig, int, i
   d, f, layers, heads, vocab_size, length, epsilon = (found[name] for name in names)
   kv_heads = found.get("num_key_value_heads") or heads
   theta = rope.get("rope_theta", found.get("rope_theta", 10_000.0))
-  sizes, scales = (d, f, layers, heads, kv_heads, vocab_size, length), (theta, epsilon)
+  sizes = (d, f, layers, heads, kv_heads, vocab_size, length)
+  scales = (theta, epsilon, *scaling)
   if any(type(n) is not int for n in sizes) or not all(
     type(n) in (int, float) and 0 < n < math.inf for n in (*sizes, *scales)
   ):
@@ -215,5 +227,6 @@ def from_json(found: Mapping[str, Any], where: str) -> tuple[ModelConfig, int, i
       " its width."
     )
   tied = bool(found.get("tie_word_embeddings"))
-  config = ModelConfig(d, layers, heads, kv_heads, f, float(theta), float(epsilon), tied)
+  scaled = tuple(map(float, scaling))
+  config = ModelConfig(d, layers, heads, kv_heads, f, float(theta), float(epsilon), tied, scaled)
   return config, int(vocab_size), int(length)

@@ -47,7 +47,9 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
   for name in methods(config, only):
     size = config.methods[name].size
     wanted, there = to_dict(config.sizes[size]), to_dict(found)
-    if fields := [f"--config.sizes.{size}.{k}={there[k]}" for k in there if there[k] != wanted[k]]:
+    if fields := [
+      f"--config.sizes.{size}.{k}={_flag(there[k])}" for k in there if there[k] != wanted[k]
+    ]:
       raise UserError(
         f"{folder} is not of {name}'s size: set {' '.join(fields)}, or choose --only."
       )
@@ -68,7 +70,7 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
   target = Path(to).expanduser() if to else workdir / "imported" / name
   files = sorted(folder.glob("*.safetensors"))
   made_from = {
-    "model": to_dict(found),
+    "model": found.for_hash(),
     "files": {path.name: sources.stamp(path) for path in files},
     "tokenizer": tokenizer.digest,
   }
@@ -96,6 +98,10 @@ def adopt(config: Config, workdir: Path, only: str, model: str, to: str = "") ->
     flush=True,
   )
   return target / "checkpoints"
+
+
+def _flag(value: Any) -> str:
+  return f"'({','.join(map(str, value))})'" if isinstance(value, list) else str(value)
 
 
 def _params(folder: Path, transformer: Transformer, config: Config) -> Params:

@@ -29,7 +29,7 @@ from specialization.export.check import nats, own, spread
 from specialization.models import Transformer
 from specialization.phases import generate
 from specialization.phases.evaluate import hardware
-from specialization.strict import to_dict
+from specialization.strict import parse, to_dict
 
 _ROWS = 256  # of held-out text, spread over all of it
 _PROMPT, _NEW = 16, 64  # tokens that decoding begins with and adds, at most
@@ -158,7 +158,7 @@ def main(reader: str, folder: Path, text: Path) -> None:
   given = np.load(text)
   rows, mask, size = given["rows"], given["mask"], json.loads(str(given["size"]))
   vocab_size = size.pop("vocab_size")
-  config = ModelConfig(**size)
+  config = parse(ModelConfig, size)
   by = _OURS if reader == _OURS else FORMATS[reader].reader
   try:
     opened = _READERS[reader](folder)

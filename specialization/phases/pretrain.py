@@ -82,7 +82,7 @@ class Pretrained:
       "family": row.family,
       "options": to_dict(row.options),
       "experts": row.experts,
-      "model": to_dict(config.sizes[row.size]),
+      "model": config.sizes[row.size].for_hash(),
       "pretraining": trained,
       "vocab_size": self.data.tokenizer.vocab_size,
       "dtype": config.compute.dtype,

@@ -7,18 +7,24 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
+from gguf import GGUFReader
 from jax import export
 from safetensors.numpy import load_file
 
 import other_tokenizers
 import packages
-from specialization import sharding
+from specialization import layers, sharding
 from specialization.errors import UserError
 from specialization.export import FORMATS, gguf, hf, llama
 
 # By the bits of a number: what a parameter may differ by, in parts of the largest of its tensor.
 LOST = {"32": 0.0, "16": 2**-8, "8": 1 / 127, "4": 1 / 7}
-CHANGES = [{}, {"n_kv_heads": 4}, {"n_kv_heads": 1, "tie_embeddings": False}]
+CHANGES = [
+  {},
+  {"n_kv_heads": 4},
+  {"n_kv_heads": 1, "tie_embeddings": False},
+  {"rope_scaling": (8.0, 1.0, 4.0, 64.0)},
+]
 OWN = ("hf", "gguf", "stablehlo")  # formats that need no package beside those of the project
 WAYS = [(kind, dtype) for kind in OWN for dtype in FORMATS[kind].dtypes]
 
@@ -219,8 +225,9 @@ def test_widths_that_do_not_quantize(made, dtype):
     ({"model_type": "gpt2"}, "is not a plain Llama .*model_type='gpt2' instead of 'llama'"),
     ({"hidden_act": "gelu"}, "hidden_act='gelu' instead of 'silu'"),
     ({"attention_bias": True}, "attention_bias=True instead of False"),
-    ({"rope_scaling": {"rope_type": "llama3"}}, r"scales its rotary positions \(llama3\)"),
-    ({"rope_scaling": "linear"}, r"scales its rotary positions \(linear\)"),
+    ({"rope_scaling": {"rope_type": "yarn"}}, r"scales its rotary positions .* \(yarn\)"),
+    ({"rope_scaling": "linear"}, r"scales its rotary positions .* \(linear\)"),
+    ({"rope_scaling": {"rope_type": "llama3"}}, "has sizes that are no numbers above 0"),
     ({"rope_parameters": {"rope_theta": "1e4"}}, "has sizes that are no numbers above 0"),
     ({"num_key_value_heads": "8"}, "has sizes that are no numbers above 0"),
     ({"rms_norm_eps": "1e-5"}, "has sizes that are no numbers above 0"),
@@ -237,6 +244,21 @@ def test_what_is_no_plain_llama(made, change, sentence):
   found = {name: value for name, value in found.items() if change.get(name, 0) is not None}
   with pytest.raises(UserError, match=sentence):
     llama.from_json(found, "there")
+
+
+@pytest.mark.parametrize(
+  "made", [{"rope_scaling": (8.0, 1.0, 4.0, 64.0)}, {}], ids=str, indirect=True
+)
+def test_llama_cpp_is_told_by_what_frequencies_are_divided(made):
+  of, _, package, folder = made
+  gguf.write(package, folder, "f32")
+  found = {each.name: each.data for each in GGUFReader(folder / gguf.FILE).tensors}
+  c = of.config
+  if not c.rope_scaling:
+    assert "rope_freqs.weight" not in found
+    return
+  kept = layers.slowed(c.head_dim // 2, c.rope_theta, c.rope_scaling)
+  np.testing.assert_allclose(found["rope_freqs.weight"], 1 / kept, rtol=1e-6)
 
 
 @pytest.mark.parametrize("begin", ["<s>", "<b: os>", "$A"])

@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import tiny
-from specialization import budgets
+from specialization import budgets, layers
 
 
 def test_causality_by_gradient():
@@ -132,3 +132,15 @@ def test_a_parameter_of_another_shape_is_refused():
   params["final_norm"]["scale"] = jnp.ones(tiny.MODEL.d_model + 1)
   with pytest.raises(ValueError, match=r"final_norm/scale is \(33,\), not \(32,\)"):
     of.logits(params, jnp.zeros((1, 4), jnp.int32))
+
+
+def test_slow_waves_are_slowed_and_fast_ones_are_kept():
+  kept = layers.slowed(64, 500_000.0, (32.0, 1.0, 4.0, 8192.0))
+  waves = 8192 * 500_000.0 ** (-np.arange(64) / 64) / (2 * np.pi)  # in the original length
+  np.testing.assert_allclose(kept[waves > 4], 1)
+  np.testing.assert_allclose(kept[waves < 1], 1 / 32)
+  middle = kept[(waves > 1) & (waves < 4)]
+  assert len(middle)
+  assert (np.diff(middle) < 0).all()
+  assert ((middle > 1 / 32) & (middle < 1)).all()
+  assert (layers.slowed(64, 500_000.0, ()) == 1).all()

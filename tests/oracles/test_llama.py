@@ -29,6 +29,7 @@ CHANGES = [
   {"n_kv_heads": 4},
   {"n_kv_heads": 2},
   {"n_kv_heads": 1, "tie_embeddings": False, "rope_theta": 500_000.0},
+  {"rope_theta": 300.0, "rope_scaling": (8.0, 1.0, 4.0, 64.0)},
 ]
 
 

@@ -96,7 +96,7 @@ def test_embeddings_of_no_token_are_left_out(tmp_path, capsys):
     main.main([*line, "--only=dense", *flags])
     return capsys.readouterr().out
 
-  size = {"sizes__slm__tie_embeddings": False}
+  size = {"sizes__slm__tie_embeddings": False, "sizes__slm__rope_scaling": (8.0, 1.0, 4.0, 64.0)}
   run("pretrain", **size)
   run("export", "--expert=0", f"--to={out}", **size)
   (folder,) = out.glob("*/hf-float32")
@@ -107,6 +107,9 @@ def test_embeddings_of_no_token_are_left_out(tmp_path, capsys):
   save_file(tensors, file)
   about = json.loads((folder / "config.json").read_text())
   (folder / "config.json").write_text(json.dumps(about | {"vocab_size": 320}))
+  wanted = r"rope_scaling='\(8.0,1.0,4.0,64.0\)', or choose --only"
+  with pytest.raises(UserError, match=f"tie_embeddings=False --config.sizes.slm.{wanted}"):
+    run("import", f"--model={folder}")
   said = run("import", f"--model={folder}", "--mesh=fsdp", **size)
   assert (
     "but those of 20 tokens that its tokenizer lacks. Texts begin with <|endoftext|> and" in said
